@@ -1,0 +1,138 @@
+"""Every error that tri-serve raises on purpose, and the exit code each one ends a command with.
+
+TriServeError                      1   a command ran and failed
+├── UsageError                     2   the command line asks for something that cannot be
+├── SpecError                     10   tri-serve.yaml (or what overrides it) is wrong
+├── CheckpointError               11   the checkpoint is missing, damaged or not what the spec says
+├── LaunchError                   12   no engine of that version takes this configuration
+├── EngineEnvironmentError        13   the engine environment is missing or broken
+├── ResourceError                 14   port, memory, disk or file descriptors do not suffice
+├── EngineStartError              15   an engine did not become ready
+├── GatewayStartError             16   the gateway did not become ready
+├── FleetError                    17   the release is not there, not ours, or did not answer
+├── ConnectionFailedError         18   an endpoint did not answer or refused
+└── MissingExtraError             19   an optional part of tri-serve is not installed
+
+3, 4 and 5 are left free for `tri-serve load`. 130 is Ctrl-C.
+
+A message is one line: what is wrong, where, what is allowed. `hint` says what to do next.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class TriServeError(Exception):
+    """Base of the tree. ``exit_code`` is what a command ends with; ``hint`` is the next step, if one is known."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(TriServeError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class SpecError(TriServeError):
+    """A spec is wrong. ``problems`` holds one line per mistake; ``source`` names the file, variable or flag."""
+
+    exit_code = 10
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        source: str | None = None,
+        problems: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.source = source
+        self.problems = problems
+
+
+class CheckpointError(TriServeError):
+    """The checkpoint at ``path`` is missing, damaged, or not what the spec says."""
+
+    exit_code = 11
+
+    def __init__(self, message: str, *, path: Path | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+
+
+class LaunchError(TriServeError):
+    """No engine of the chosen kind and version takes this configuration."""
+
+    exit_code = 12
+
+
+class EngineEnvironmentError(TriServeError):
+    """The engine environment (a Python, a command or an image) is missing or broken."""
+
+    exit_code = 13
+
+
+class ResourceError(TriServeError):
+    """The machine lacks what is asked for: a port, memory, disk, file descriptors."""
+
+    exit_code = 14
+
+
+class EngineStartError(TriServeError):
+    """An engine did not become ready. ``log_tail`` holds its last words."""
+
+    exit_code = 15
+
+    def __init__(self, message: str, *, hint: str | None = None, log_tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.log_tail = log_tail
+
+
+class GatewayStartError(TriServeError):
+    """The gateway did not become ready. ``log_tail`` holds its last words."""
+
+    exit_code = 16
+
+    def __init__(self, message: str, *, hint: str | None = None, log_tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.log_tail = log_tail
+
+
+class FleetError(TriServeError):
+    """The release is not there, is not ours, or its supervisor did not answer."""
+
+    exit_code = 17
+
+
+class ConnectionFailedError(TriServeError):
+    """An endpoint did not answer, or refused. ``status`` is its HTTP status, if it sent one."""
+
+    exit_code = 18
+
+    def __init__(self, message: str, *, hint: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class MissingExtraError(TriServeError):
+    """An optional part of tri-serve is not installed. ``extra`` names it."""
+
+    exit_code = 19
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the optional part '{extra}', which is not installed here",
+            hint=f"pip install 'tri-serve[{extra}]'",
+        )
+        self.extra = extra

@@ -1,0 +1,42 @@
+"""What a gateway process is told when it starts: one JSON file, readable by its owner alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from tri_serve.spec.fields import SpecModel
+from tri_serve.spec.gateway import GatewayLimits, GatewayTimeouts
+
+
+class ReplicaAddress(SpecModel):
+    """One engine, as the roster's source names it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    """The replica's name in the fleet; unique in a roster."""
+    host: str
+    """An IP address: name look-ups do not belong on the hot path."""
+    port: Annotated[int, Field(ge=1, le=65_535)]
+
+
+class GatewayConfig(SpecModel):
+    """Everything that one gateway process needs to know. Holds secrets: keep the file at mode 0600."""
+
+    release: str
+    served_models: tuple[str, ...]
+    """Names that clients may ask for; anything else is 404 as OpenAI does it."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    timeouts: GatewayTimeouts = GatewayTimeouts()
+    limits: GatewayLimits = GatewayLimits()
+    admin_socket: Path
+    """UNIX socket of the control API (roster, drain, status, metrics)."""
+    admin_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Loopback TCP port of the read-only admin API (metrics, status); 0 takes a free one."""
+    client_key_hashes: dict[str, str] = {}
+    """Name of a client key → SHA-256 of the key in hex. Empty: every client is let in."""
+    engine_key: str | None = None
+    """What the gateway presents to the engines as a bearer token."""
+    replicas: tuple[ReplicaAddress, ...] = ()
+    """The roster at the start."""

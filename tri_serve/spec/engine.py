@@ -1,0 +1,81 @@
+"""What is served and by what: the ``model`` and ``engine`` parts of the spec."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tri_serve.spec.fields import Seconds, SpecModel
+
+Quantization = Literal["auto", "none", "awq", "gptq", "compressed-tensors"]
+
+
+class ModelSpec(SpecModel):
+    """The model: where its checkpoint is and under which name clients ask for it."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """A directory with config.json and safetensors files, a hub repository (owner/name), or ``tiny:awq``,
+    ``tiny:gptq``, ``tiny:ct``, ``tiny:bf16``: the checkpoint that ships with tri-serve, in that format."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub repository; none means its default branch."""
+    served_name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
+    """The name that clients put in ``model``."""
+    quantization: Quantization = "auto"
+    """``auto`` reads it from config.json, which is right for every pre-quantised checkpoint; another value
+    must agree with what config.json says."""
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of context, prompt and answer together; none takes the checkpoint's own limit.
+    A number or a string such as ``8k`` (8,192)."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint. Off: that code can do anything the engine can."""
+
+
+class EngineSpec(SpecModel):
+    """The engine: which server, from which environment, with which limits."""
+
+    kind: Literal["vllm"] = "vllm"
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)?([.a-z0-9]+)?$")] = "0.32.0"
+    """vLLM's version; the default is the one that tri-serve is tested with."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """``auto``: CUDA if an NVIDIA driver is on this machine, else the CPU."""
+    python: str | None = None
+    """A Python that can import vllm: your own engine environment in place of the managed one."""
+    command: tuple[str, ...] | None = None
+    """The command that starts the server in place of ``vllm serve``, e.g. ``[/opt/vllm/bin/vllm, serve]``;
+    model and flags are appended."""
+    image: str | None = None
+    """A container image with the engine; used by targets that run containers."""
+    dtype: Literal["bfloat16", "float16", "float32", "auto"] = "bfloat16"
+    """Type of activations and unquantised weights. bfloat16: what the models were trained in."""
+    gpu_memory_utilization: Annotated[float, Field(strict=False, gt=0, le=1)] = 0.92
+    """Share of the GPU's memory that the engine may take; vLLM's own default. Not used on the CPU."""
+    cpu_kv_cache_gib: Annotated[float, Field(strict=False, gt=0, le=1024)] = 1.0
+    """GiB of KV cache on the CPU backend (VLLM_CPU_KVCACHE_SPACE). Not used on a GPU."""
+    cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """OpenMP threads of one engine on the CPU; none shares the machine's cores among the replicas."""
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs that one engine is spread over."""
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
+    """``auto`` keeps the KV cache in ``dtype``."""
+    max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Sequences decoded at once; none takes the engine's default."""
+    max_num_batched_tokens: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    """Tokens of one engine step; none takes the engine's default."""
+    extra_args: tuple[str, ...] = ()
+    """Further flags, passed on as they are. Secrets do not belong here: argv is readable by every user."""
+    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    """Further environment variables of the engine."""
+    shutdown_timeout: Annotated[float, Field(strict=False, ge=0, le=3_600)] = 30.0
+    """Seconds that a stopping engine may use to finish what it has in flight (vLLM's --shutdown-timeout)."""
+    start_timeout: Seconds = 600.0
+    """Seconds until a started engine must answer. 600: a 13 GB checkpoint from a slow disk plus compilation."""
+
+    @model_validator(mode="after")
+    def _one_environment(self) -> Self:
+        named = [name for name in ("python", "command", "image") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude each other: name one engine environment")
+        if self.command is not None and not self.command:
+            raise ValueError("command needs at least the program's name")
+        return self

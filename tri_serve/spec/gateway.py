@@ -1,0 +1,78 @@
+"""The ``gateway`` part of the spec: where clients connect, and the bounds that keep it standing."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from tri_serve.spec.fields import Port, Seconds, SpecModel
+
+
+class GatewayTimeouts(SpecModel):
+    """Seconds. Each bounds one way in which a peer can be silent."""
+
+    head: Seconds = 10.0
+    """From the first byte of a request to the end of its head."""
+    body: Seconds = 60.0
+    """From the end of the head to the end of the body."""
+    keep_alive: Seconds = 75.0
+    """An idle client connection is closed after this; nginx's default, longer than common client pools."""
+    connect: Seconds = 2.0
+    """Until an engine accepts a connection. Engines are near: two seconds is a dead one."""
+    first_byte: Seconds = 600.0
+    """From the end of the request to the engine's first byte: queue and prefill included."""
+    silence: Seconds = 120.0
+    """Between two events of a running stream."""
+    client_stall: Seconds = 120.0
+    """A client that takes nothing for this long while data waits for it is cut off."""
+    drain: Seconds = 60.0
+    """A stopping gateway lets running requests finish for this long, then ends them with an error event."""
+
+
+class GatewayLimits(SpecModel):
+    """Bytes and counts. Past them a client gets a clear refusal, not a slow server."""
+
+    head_bytes: Annotated[int, Field(ge=1_024, le=1_048_576)] = 32_768
+    """Request line and headers together; 431 beyond."""
+    body_bytes: Annotated[int, Field(ge=1_024, le=268_435_456)] = 1_048_576
+    """Request body; 413 beyond. 1 MiB is 128 bytes for each of 8,192 tokens."""
+    connections: Annotated[int, Field(ge=1, le=1_000_000)] = 8_192
+    """Open client connections per worker; 503 beyond."""
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Replicas tried for one request while nothing has been sent to the client."""
+
+
+class GatewaySpec(SpecModel):
+    """The gateway: the router process that clients talk to."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs client keys, or ``allow_unauthenticated``."""
+    port: Port = 8000
+    """vLLM's own default port, so that clients need no change."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that share the listening socket. One relays some 40,000 events a second."""
+    keys_file: str | None = None
+    """File of hashed client keys (made by ``tri-serve keys create``); TRI_SERVE_API_KEYS adds to it."""
+    allow_unauthenticated: bool = False
+    """Say that anyone who reaches a non-loopback address may use the model."""
+    admin_port: Port | None = None
+    """Loopback port for metrics; none takes a free one, which ``tri-serve status`` shows."""
+    timeouts: GatewayTimeouts = GatewayTimeouts()
+    limits: GatewayLimits = GatewayLimits()
+
+    @model_validator(mode="after")
+    def _host_is_an_address(self) -> Self:
+        if self.host == "localhost":
+            return self
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            raise ValueError(f"host: {self.host!r} is not an IP address; 0.0.0.0 listens on every one") from None
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback

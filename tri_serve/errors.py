@@ -11,7 +11,8 @@ TriServeError                      1   a command ran and failed
 ├── GatewayStartError             16   the gateway did not become ready
 ├── FleetError                    17   the release is not there, not ours, or did not answer
 ├── ConnectionFailedError         18   an endpoint did not answer or refused
-└── MissingExtraError             19   an optional part of tri-serve is not installed
+├── MissingExtraError             19   an optional part of tri-serve is not installed
+└── SpawnError                    20   a program could not be executed at all
 
 3, 4 and 5 are left free for `tri-serve load`. 130 is Ctrl-C.
 
@@ -136,3 +137,9 @@ class MissingExtraError(TriServeError):
             hint=f"pip install 'tri-serve[{extra}]'",
         )
         self.extra = extra
+
+
+class SpawnError(TriServeError):
+    """A program could not be executed: it is not there, or may not be."""
+
+    exit_code = 20

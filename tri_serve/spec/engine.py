@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tri_serve.spec.fields import Seconds, SpecModel
+from tri_serve.spec.fields import Seconds, SecondsOrZero, SpecModel, TokenCount
 
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Quantization = Literal["auto", "none", "awq", "gptq", "compressed-tensors"]
 
 
@@ -24,9 +25,9 @@ class ModelSpec(SpecModel):
     quantization: Quantization = "auto"
     """``auto`` reads it from config.json, which is right for every pre-quantised checkpoint; another value
     must agree with what config.json says."""
-    max_model_len: Annotated[int, Field(ge=1)] | None = None
-    """Tokens of context, prompt and answer together; none takes the checkpoint's own limit.
-    A number or a string such as ``8k`` (8,192)."""
+    max_model_len: TokenCount | None = None
+    """Tokens of context, prompt and answer together; none takes the checkpoint's own limit. A number, or text
+    as vLLM's ``--max-model-len`` takes it: ``8k`` is 8,000 and ``8K`` is 8,192."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Off: that code can do anything the engine can."""
 
@@ -35,7 +36,7 @@ class EngineSpec(SpecModel):
     """The engine: which server, from which environment, with which limits."""
 
     kind: Literal["vllm"] = "vllm"
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)?([.a-z0-9]+)?$")] = "0.32.0"
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)?([.a-z0-9]+)?$", examples=["0.32.0"])] = "0.32.0"
     """vLLM's version; the default is the one that tri-serve is tested with."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """``auto``: CUDA if an NVIDIA driver is on this machine, else the CPU."""
@@ -48,9 +49,9 @@ class EngineSpec(SpecModel):
     """A container image with the engine; used by targets that run containers."""
     dtype: Literal["bfloat16", "float16", "float32", "auto"] = "bfloat16"
     """Type of activations and unquantised weights. bfloat16: what the models were trained in."""
-    gpu_memory_utilization: Annotated[float, Field(strict=False, gt=0, le=1)] = 0.92
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92
     """Share of the GPU's memory that the engine may take; vLLM's own default. Not used on the CPU."""
-    cpu_kv_cache_gib: Annotated[float, Field(strict=False, gt=0, le=1024)] = 1.0
+    cpu_kv_cache_gib: Annotated[float, Field(gt=0, le=1024)] = 1.0
     """GiB of KV cache on the CPU backend (VLLM_CPU_KVCACHE_SPACE). Not used on a GPU."""
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """OpenMP threads of one engine on the CPU; none shares the machine's cores among the replicas."""
@@ -60,13 +61,14 @@ class EngineSpec(SpecModel):
     """``auto`` keeps the KV cache in ``dtype``."""
     max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] | None = None
     """Sequences decoded at once; none takes the engine's default."""
-    max_num_batched_tokens: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    max_num_batched_tokens: TokenCount | None = None
     """Tokens of one engine step; none takes the engine's default."""
     extra_args: tuple[str, ...] = ()
     """Further flags, passed on as they are. Secrets do not belong here: argv is readable by every user."""
-    env: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
-    """Further environment variables of the engine."""
-    shutdown_timeout: Annotated[float, Field(strict=False, ge=0, le=3_600)] = 30.0
+    env: Annotated[dict[VariableName, str], Field(repr=False)] = {}
+    """Further environment variables of the engine. Values whose name says TOKEN, KEY, SECRET or PASSWORD are
+    never printed."""
+    shutdown_timeout: SecondsOrZero = 30.0
     """Seconds that a stopping engine may use to finish what it has in flight (vLLM's --shutdown-timeout)."""
     start_timeout: Seconds = 600.0
     """Seconds until a started engine must answer. 600: a 13 GB checkpoint from a slow disk plus compilation."""

@@ -2,19 +2,83 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class SpecModel(BaseModel):
     """Frozen and strict: an unknown key is an error, and so is a value of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        # A validation error would otherwise quote its input, and engine.env may hold a token.
+        hide_input_in_errors=True,
+    )
 
 
-Seconds = Annotated[float, Field(strict=False, gt=0, le=86_400, allow_inf_nan=False)]
-"""A duration in seconds; at most a day."""
+DURATION_PATTERN = r"^\d+(\.\d+)?(ms|s|m|h)$"
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
+
+
+def parse_duration(value: object) -> object:
+    """``500ms``, ``30s``, ``2m``, ``1h`` as seconds; anything else as it is, for the field to judge."""
+    if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
+        return value
+    number = value.rstrip("msh")
+    return float(number) * _UNIT_SECONDS[value[len(number) :]]
+
+
+COUNT_PATTERN = r"^(\d+(\.\d+)?[kmgt]|\d+[KMGT])$"
+
+
+def parse_count(value: object) -> object:
+    """``8k`` as 8,000 and ``8K`` as 8,192; anything else as it is, for the field to judge.
+
+    The meaning is vLLM's own (``human_readable_int``, vLLM 0.32): small letters are decimal and may follow a
+    fraction, capitals are binary and may not.
+    """
+    if not isinstance(value, str) or not re.fullmatch(COUNT_PATTERN, value):
+        return value
+    number, suffix = value[:-1], value[-1]
+    power = "kmgt".index(suffix.lower()) + 1
+    return int(float(number) * 1000**power) if suffix.islower() else int(number) * 1024**power
+
+
+_DurationText = Annotated[str, Field(pattern=DURATION_PATTERN, examples=["500ms", "30s", "2m"])]
+
+Seconds = Annotated[
+    float,
+    Field(gt=0, le=86_400, allow_inf_nan=False),
+    BeforeValidator(
+        parse_duration, json_schema_input_type=Annotated[float, Field(gt=0, le=86_400)] | _DurationText
+    ),
+]
+"""A duration: a number of seconds, or text with a unit (``500ms``, ``30s``, ``2m``); at most a day."""
+
+SecondsOrZero = Annotated[
+    float,
+    Field(ge=0, le=86_400, allow_inf_nan=False),
+    BeforeValidator(
+        parse_duration, json_schema_input_type=Annotated[float, Field(ge=0, le=86_400)] | _DurationText
+    ),
+]
+"""As ``Seconds``, where 0 means "at once"."""
+
+_CountText = Annotated[str, Field(pattern=COUNT_PATTERN, examples=["8k", "8K"])]
+
+TokenCount = Annotated[
+    int,
+    Field(ge=1, le=16_777_216),
+    BeforeValidator(
+        parse_count, json_schema_input_type=Annotated[int, Field(ge=1, le=16_777_216)] | _CountText
+    ),
+]
+"""A number of tokens, or text as vLLM's flags take it: ``8k`` is 8,000 and ``8K`` is 8,192."""
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 """A TCP port; 0 ("any free one") is not taken, since clients must know where to go."""

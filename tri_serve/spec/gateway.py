@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 
 from tri_serve.spec.fields import Port, Seconds, SpecModel
+
+
+def _listen_address(value: str) -> str:
+    if value == "localhost":
+        return value
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError("not an IP address or localhost; 0.0.0.0 listens on every interface") from None
+    return value
+
+
+ListenAddress = Annotated[
+    str, Field(examples=["127.0.0.1", "0.0.0.0", "localhost"]), AfterValidator(_listen_address)
+]
+"""An IP address, or ``localhost``: a name that resolves to several addresses would be a guess."""
 
 
 class GatewayTimeouts(SpecModel):
@@ -47,7 +63,7 @@ class GatewayLimits(SpecModel):
 class GatewaySpec(SpecModel):
     """The gateway: the router process that clients talk to."""
 
-    host: str = "127.0.0.1"
+    host: ListenAddress = "127.0.0.1"
     """Address to listen on. Anything but loopback needs client keys, or ``allow_unauthenticated``."""
     port: Port = 8000
     """vLLM's own default port, so that clients need no change."""
@@ -61,16 +77,6 @@ class GatewaySpec(SpecModel):
     """Loopback port for metrics; none takes a free one, which ``tri-serve status`` shows."""
     timeouts: GatewayTimeouts = GatewayTimeouts()
     limits: GatewayLimits = GatewayLimits()
-
-    @model_validator(mode="after")
-    def _host_is_an_address(self) -> Self:
-        if self.host == "localhost":
-            return self
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            raise ValueError(f"host: {self.host!r} is not an IP address; 0.0.0.0 listens on every one") from None
-        return self
 
     @property
     def is_loopback(self) -> bool:

@@ -1,0 +1,5 @@
+"""``python -m tri_serve.mock`` is ``tri-serve-mock-engine``."""
+
+from tri_serve.mock.main import main
+
+main()

@@ -131,13 +131,14 @@ class DocumentReader:
     def _scalar(self, event: ScalarEvent) -> Scalar:
         if event.tag is not None:
             raise self._error(f"the tag {event.tag} is not taken", event)
-        quoted = event.style is not None
-        return Scalar(self._value(event), event.value, self._origin(event), quoted)
+        # A plain scalar's style is None from PyYAML's own parser and "" from libyaml.
+        quoted = bool(event.style)
+        return Scalar(self._value(event, quoted), event.value, self._origin(event), quoted)
 
-    def _value(self, event: ScalarEvent) -> str | int | float | bool | None:
+    def _value(self, event: ScalarEvent, quoted: bool) -> str | int | float | bool | None:
         text: str = event.value
         tag = self._resolver.resolve(ScalarNode, text, event.implicit)
-        if event.style is not None or _SURPRISING.fullmatch(text):
+        if quoted or _SURPRISING.fullmatch(text):
             return text
         node = ScalarNode(tag, text)
         match tag.rpartition(":")[2]:

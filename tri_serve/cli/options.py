@@ -1,0 +1,125 @@
+"""Options that several commands share, as decorators."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from tri_serve.spec.load import LoadedSpec
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SPEC_FILE = Path("tri-serve.yaml")
+DEFAULT_RELEASE = "tri"
+RELEASE_PATTERN = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
+"""Fits a folder's name and a Kubernetes label: at most 40 characters, no hyphen at either end."""
+
+
+@dataclass(frozen=True)
+class SpecSelection:
+    """What a command line says about the spec."""
+
+    preset: str | None
+    files: tuple[Path, ...]
+    sets: tuple[str, ...]
+    set_strings: tuple[str, ...]
+
+    def load(self) -> LoadedSpec:
+        """The spec. Neither preset nor file given: ./tri-serve.yaml if there is one, else tri-tiny-awq.
+
+        Raises SpecError and UsageError.
+        """
+        from tri_serve.spec.load import load_spec
+
+        files = self.files
+        if not files and self.preset is None and SPEC_FILE.exists():
+            files = (SPEC_FILE,)
+        return load_spec(self.preset, files, os.environ, self.sets, self.set_strings)
+
+
+def spec_options(command: Command) -> Command:
+    """[PRESET], -f, --set and --set-string, passed on as ``selection``: a SpecSelection."""
+
+    @click.argument("preset", required=False, envvar="TRI_SERVE_PRESET")
+    @click.option(
+        "-f",
+        "--file",
+        "files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        envvar="TRI_SERVE_FILE",
+        help="Spec file; later ones override earlier ones. [default: ./tri-serve.yaml]",
+    )
+    @click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override one key (gateway.port=8001); VALUE is read as YAML, null resets.",
+    )
+    @click.option(
+        "--set-string", "set_strings", multiple=True, metavar="KEY=TEXT", help="As --set, VALUE kept as text."
+    )
+    @functools.wraps(command)
+    def with_selection(
+        *args: Any,
+        preset: str | None,
+        files: tuple[Path, ...],
+        sets: tuple[str, ...],
+        set_strings: tuple[str, ...],
+        **rest: Any,
+    ) -> Any:
+        return command(*args, selection=SpecSelection(preset or None, files, sets, set_strings), **rest)
+
+    return with_selection  # type: ignore[return-value]  # the parameters that click passes have changed
+
+
+def _release_name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(RELEASE_PATTERN, value):
+        raise click.BadParameter(
+            f"{value!r} is no release name: 1 to 40 of a-z, 0-9 and -, no hyphen at either end"
+        )
+    return value
+
+
+def release_option(command: Command) -> Command:
+    """-r/--release, passed on as ``release``."""
+    return click.option(
+        "-r",
+        "--release",
+        default=DEFAULT_RELEASE,
+        show_default=True,
+        envvar="TRI_SERVE_RELEASE",
+        callback=_release_name,
+        help="Name of the fleet; another name runs another fleet beside it.",
+    )(command)
+
+
+def output_option(default: str = "table") -> Callable[[Command], Command]:
+    """-o/--output table|json|yaml and --json, passed on as ``output``: one of the three words."""
+
+    def decorate(command: Command) -> Command:
+        @click.option(
+            "-o",
+            "--output",
+            type=click.Choice(["table", "json", "yaml"]),
+            default=default,
+            show_default=True,
+            help="Form of what is printed.",
+        )
+        @click.option("--json", "as_json", is_flag=True, help="Short for -o json.")
+        @functools.wraps(command)
+        def with_output(*args: Any, output: str, as_json: bool, **rest: Any) -> Any:
+            return command(*args, output="json" if as_json else output, **rest)
+
+        return with_output  # type: ignore[return-value]  # as above
+
+    return decorate

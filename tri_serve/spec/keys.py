@@ -1,0 +1,147 @@
+"""Every key of the spec with what it takes, in words: one source for errors, ``init`` and the reference."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from tri_serve.spec.fields import SpecModel
+from tri_serve.spec.models import Spec
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: ``path`` from the top, what it is for, what it takes (in words) and its default.
+
+    ``takes_only_text`` is true where no number or boolean could be meant; ``open`` where any name may stand
+    below it (engine.env).
+    """
+
+    path: Path
+    description: str
+    allowed: str
+    required: bool
+    default: object
+    takes_only_text: bool
+    is_section: bool
+    open: bool
+
+    @property
+    def dotted(self) -> str:
+        """``gateway.port``."""
+        return ".".join(self.path)
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> Mapping[Path, Key]:
+    """Every key by its path, sections included, in the order of the models."""
+    schema = Spec.model_json_schema()
+    return {key.path: key for key in _keys(Spec, schema, schema, ())}
+
+
+def _keys(model: type[SpecModel], schema: Mapping[str, Any], root: Mapping[str, Any], path: Path) -> list[Key]:
+    found: list[Key] = []
+    for name, field in model.model_fields.items():
+        entry = schema["properties"][name]
+        reference = entry.get("$ref")
+        if reference is not None:
+            entry = {**root["$defs"][reference.rpartition("/")[2]], "default": entry.get("default")}
+        below = field.annotation if _is_section(field) else None
+        found.append(
+            Key(
+                path=(*path, name),
+                description=_description(field, below),
+                allowed=describe_schema(entry),
+                required=field.is_required(),
+                default=None if field.default is PydanticUndefined else field.default,
+                takes_only_text=below is None and _kinds(entry) <= {"string", "null"},
+                is_section=below is not None,
+                open="patternProperties" in entry or "additionalProperties" in entry and below is None,
+            )
+        )
+        if below is not None and issubclass(below, SpecModel):
+            found += _keys(below, entry, root, (*path, name))
+    return found
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, SpecModel)
+
+
+def _description(field: FieldInfo, below: type | None) -> str:
+    text = field.description or (below.__doc__ if below else None) or ""
+    return " ".join(text.split())
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[str]:
+    if "anyOf" in schema:
+        return set[str]().union(*(_kinds(choice) for choice in schema["anyOf"]))
+    return {schema["type"]} if "type" in schema else {"string"}
+
+
+def describe_schema(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        return " or ".join(describe_schema(choice) for choice in schema["anyOf"])
+    if "const" in schema:
+        return f"only {schema['const']}"
+    if "enum" in schema:
+        return f"one of {', '.join(str(value) for value in schema['enum'])}"
+    match schema.get("type"):
+        case "integer":
+            return f"a whole number{_bounds(schema)}"
+        case "number":
+            return f"a number{_bounds(schema)}"
+        case "boolean":
+            return "true or false"
+        case "string" if "examples" in schema:
+            return f"text such as {', '.join(schema['examples'])}"
+        case "string":
+            pattern = f" that matches {schema['pattern']}" if "pattern" in schema else ""
+            longest = f" of at most {schema['maxLength']} characters" if "maxLength" in schema else ""
+            return f"text{longest}{pattern}"
+        case "array":
+            return "a list of text"
+        case "object" if "properties" in schema:
+            return f"a section with the keys {', '.join(schema['properties'])}"
+        case "object":
+            return "names with text values"
+        case _:
+            return "null"
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    low, above, high = (schema.get(name) for name in ("minimum", "exclusiveMinimum", "maximum"))
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    if above is not None and high is not None:
+        return f" above {above}, up to {high}"
+    return ""
+
+
+def nearest(path: Path) -> Path | None:
+    """The valid path that an unknown one was probably meant to be, or None."""
+    known = catalogue()
+    # `gateway.port:` written on one line.
+    spelled = tuple(".".join(path).split("."))
+    if spelled in known:
+        return spelled
+    siblings = [key for key in known if key[:-1] == path[:-1]]
+    close = difflib.get_close_matches(path[-1], [key[-1] for key in siblings], n=1, cutoff=0.6)
+    if close:
+        return (*path[:-1], close[0])
+    # `port:` under the wrong section.
+    same_name = [key for key in known if key[-1] == path[-1] and not known[key].is_section]
+    if len(same_name) == 1:
+        return same_name[0]
+    dotted = {".".join(key): key for key in known}
+    close = difflib.get_close_matches(".".join(path), dotted, n=1, cutoff=0.75)
+    return dotted[close[0]] if close else None

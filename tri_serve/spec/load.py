@@ -1,0 +1,169 @@
+"""From preset, files, variables and flags to one checked spec that knows where each value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tri_serve.errors import SpecError
+from tri_serve.spec.document import DocumentReader, read_text
+from tri_serve.spec.keys import catalogue
+from tri_serve.spec.models import Spec
+from tri_serve.spec.origin import DEFAULT, Origin
+from tri_serve.spec.overrides import sets_layer, variables_layer
+from tri_serve.spec.paths import absolute_paths
+from tri_serve.spec.preset import DEFAULT_PRESET, Preset, load_preset
+from tri_serve.spec.problems import Problem, describe, error_of, known_part, structure_problems, validation_problems
+from tri_serve.spec.tree import Node, Scalar, Section, find, is_null, leaves, merge, plain, without_nulls
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A spec with its history.
+
+    ``origins`` has one entry for each leaf key, dotted (``gateway.timeouts.drain``; the engine's variables as
+    ``engine.env.NAME``). ``notes`` are what the user of this preset must be told.
+    """
+
+    spec: Spec
+    origins: Mapping[str, Origin]
+    preset: str | None
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Reading:
+    """What the layers gave so far."""
+
+    layers: list[Section] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    preset: tuple[str, Origin] | None = None
+
+    def add(self, layer: Section) -> None:
+        """One more layer, on top of the others."""
+        filled = _fill_empty_sections(layer)
+        self.problems += structure_problems(filled)
+        self.layers.append(known_part(filled))
+
+
+def load_spec(
+    preset: str | None,
+    files: Sequence[Path],
+    environ: Mapping[str, str],
+    sets: Sequence[str] = (),
+    set_strings: Sequence[str] = (),
+) -> LoadedSpec:
+    """Merge preset < files in order < TRI_SERVE_* < --set < --set-string, and check the result.
+
+    The base is ``preset``; if that is None the ``preset:`` of the last file that names one; with files that
+    name none, nothing but the models' defaults; without files, tri-tiny-awq. A null resets a key to the
+    models' default. Raises SpecError with every mistake, one line each.
+    """
+    reading = _Reading()
+    for path in files:
+        _read_file(path, reading)
+    if preset is not None:
+        reading.preset = (preset, Origin("flag", "preset"))
+    elif reading.preset is None and not files:
+        reading.preset = (DEFAULT_PRESET, DEFAULT)
+    base: Preset | None = None
+    if reading.preset is not None:
+        name, origin = reading.preset
+        base = load_preset(name, origin=origin if origin.kind == "file" else None)
+        reading.layers.insert(0, base.layer)
+    for layer in (*variables_layer(environ), *sets_layer(sets, set_strings)):
+        reading.add(layer)
+    merged = Section({}, DEFAULT)
+    for layer in reading.layers:
+        merged = merge(merged, layer)
+    merged = absolute_paths(without_nulls(merged))
+    spec = _validate(merged, reading.problems, base)
+    return LoadedSpec(
+        spec=spec,
+        origins=_origins(merged),
+        preset=base.name if base else None,
+        files=tuple(files),
+        notes=base.notes if base else (),
+    )
+
+
+def _read_file(path: Path, reading: _Reading) -> None:
+    reader = DocumentReader(read_text(path), place=Origin("file", str(path)))
+    top = reader.read()
+    if top is None or is_null(top):
+        raise SpecError(f"{path}: empty", hint="tri-serve init writes a file to start from", source=str(path))
+    if not isinstance(top, Section):
+        allowed = ", ".join(key[0] for key in catalogue() if len(key) == 1)
+        raise SpecError(
+            f"{path}: found {describe(top)}; a spec has the keys preset, {allowed}", source=str(path)
+        )
+    reading.problems += [Problem(origin, key, words) for origin, key, words in reader.mistakes]
+    children = dict(top.children)
+    named = children.pop("preset", None)
+    if isinstance(named, Scalar) and isinstance(named.value, str):
+        reading.preset = (named.value, named.origin)
+    elif named is not None and not is_null(named):
+        reading.problems.append(
+            Problem(named.origin, "preset", f"found {describe(named)}; takes the name of a preset")
+        )
+    reading.add(Section(children, top.origin))
+
+
+def _fill_empty_sections(section: Section, path: tuple[str, ...] = ()) -> Section:
+    """``gateway:`` with every key under it commented out says nothing, where ``gateway: null`` resets."""
+    children: dict[str, Node] = {}
+    for name, node in section.children.items():
+        key = catalogue().get((*path, name))
+        if key is not None and (key.is_section or key.open):
+            if isinstance(node, Scalar) and node.value is None and node.text == "":
+                node = Section({}, node.origin)
+            elif isinstance(node, Section):
+                node = _fill_empty_sections(node, key.path)
+        children[name] = node
+    return Section(children, section.origin)
+
+
+def _validate(merged: Section, problems: list[Problem], base: Preset | None) -> Spec:
+    values = plain(merged)
+    assert isinstance(values, dict)
+    # So that a missing key is reported by its own name and not by its section's.
+    values.setdefault("model", {})
+    hint: str | None = None
+    try:
+        spec = Spec.model_validate(values)
+    except ValidationError as error:
+        found = list(validation_problems(error, merged))
+        if base is not None:
+            needed = [problem.key for problem in found if problem.key in base.needs]
+            found = [
+                Problem(problem.origin, problem.key, f"preset {base.name} leaves it to you: {base.needs[problem.key]}")
+                if problem.key in needed
+                else problem
+                for problem in found
+            ]
+            if "model.source" in needed:
+                hint = "give one with --set model.source=/path/to/checkpoint, or in tri-serve.yaml"
+        elif any(problem.key in ("model.source", "model.served_name") for problem in found):
+            hint = f"a file can build on a preset: `preset: {DEFAULT_PRESET}` at its top"
+        raise error_of((*problems, *found), hint=hint) from error
+    if problems:
+        raise error_of(problems)
+    return spec
+
+
+def _origins(merged: Section) -> Mapping[str, Origin]:
+    origins: dict[str, Origin] = {}
+    said = {path: node.origin for path, node in leaves(merged)}
+    for path, key in catalogue().items():
+        if key.is_section:
+            continue
+        below = find(merged, path)
+        if key.open and isinstance(below, Section) and below.children:
+            origins |= {".".join(leaf): origin for leaf, origin in said.items() if leaf[: len(path)] == path}
+        else:
+            origins[key.dotted] = said.get(path, DEFAULT)
+    return origins

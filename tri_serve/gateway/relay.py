@@ -1,0 +1,250 @@
+"""The engine's side of an exchange: one keep-alive connection, its response parsed as far as relaying needs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from tri_serve.gateway.framing import (
+    Body,
+    ChunkedBody,
+    CloseBody,
+    EventFramer,
+    FramingError,
+    LengthBody,
+    whole_event_chunks,
+)
+
+if TYPE_CHECKING:
+    from tri_serve.gateway.exchange import Exchange
+    from tri_serve.gateway.ledger import Replica
+
+HEAD_LIMIT = 65_536
+# Hop-by-hop headers (RFC 9110 section 7.6.1), and those that the gateway writes itself.
+_NOT_RELAYED = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"date",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"server",
+        b"set-cookie",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-request-id",
+    )
+)
+
+
+class _Head:
+    """Collects one response head; httptools calls back into it."""
+
+    __slots__ = ("chunked", "complete", "headers", "length", "sse")
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.length: int | None = None
+        self.chunked = False
+        self.sse = False
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length":
+            self.length = int(value)
+        elif name == b"transfer-encoding":
+            self.chunked = True
+        elif name == b"content-type" and value.startswith(b"text/event-stream"):
+            self.sse = True
+        if name not in _NOT_RELAYED:
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+class EngineConnection(asyncio.Protocol):
+    """One connection to one engine; serves one exchange at a time, and is idle in the replica's list between."""
+
+    __slots__ = (
+        "_body",
+        "_framer",
+        "_head",
+        "_keep_alive",
+        "_raw",
+        "exchange",
+        "idle_since",
+        "replica",
+        "reused",
+        "transport",
+    )
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.exchange: Exchange | None = None
+        self.transport: asyncio.Transport
+        self.reused = False
+        self.idle_since = math.inf
+        self._head = b""
+        self._body: Body | None = None
+        self._framer: EventFramer | None = None
+        self._keep_alive = False
+        # True while what comes next can go to the client byte by byte: between chunks, nothing held back.
+        self._raw = False
+
+    # -- what an exchange asks for
+
+    def send(self, exchange: Exchange, data: bytes) -> None:
+        """Send one request for ``exchange`` and give it every event of the answer."""
+        self.exchange = exchange
+        self._head = b""
+        self._body = None
+        self._framer = None
+        self._raw = False
+        self.transport.write(data)
+
+    def abandon(self) -> None:
+        """Drop the connection at once: the engine sees the disconnect and stops generating."""
+        self.exchange = None
+        self.transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self.exchange = None
+        self.transport.close()
+
+    @property
+    def answered(self) -> bool:
+        """Whether any byte of an answer to the present request has come."""
+        return bool(self._head) or self._body is not None
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:  # nobody asked: whatever this is, the connection cannot be used again
+            self.transport.abort()
+            return
+        if self._raw:
+            count = whole_event_chunks(data)
+            if count:
+                exchange.relay(data, count)
+                return
+        try:
+            self._receive(data, exchange)
+        except FramingError as error:
+            self._fail("framing", str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            if self in self.replica.idle:
+                self.replica.idle.remove(self)
+            return
+        if self._body is None:
+            self._fail("reset" if exc else "closed", "the engine closed the connection before answering")
+            return
+        try:
+            self._body.finish()
+        except FramingError as error:
+            self._fail("reset" if exc else "closed", str(error))
+        else:
+            self._deliver(b"", exchange, complete=True)
+
+    # -- the response
+
+    def _receive(self, data: bytes, exchange: Exchange) -> None:
+        while self._body is None:
+            head = self._head + data
+            end = head.find(b"\r\n\r\n")
+            if end < 0:
+                if len(head) > HEAD_LIMIT:
+                    raise FramingError(f"a response head is longer than {HEAD_LIMIT} bytes")
+                if not b"HTTP/1.1 ".startswith(head[:9]) and not head.startswith(
+                    (b"HTTP/1.1 ", b"HTTP/1.0 ")
+                ):
+                    raise FramingError("the answer is not HTTP/1.1")
+                self._head = head
+                return
+            data = head[end + 4 :]
+            self._head = b""
+            self._start_body(head[: end + 4], exchange)
+            if self.exchange is not exchange:  # the exchange had enough of this answer
+                return
+        payload = self._body.feed(data)
+        self._deliver(payload, exchange, complete=self._body.complete)
+
+    def _start_body(self, head_bytes: bytes, exchange: Exchange) -> None:
+        head = _Head()
+        parser = httptools.HttpResponseParser(head)
+        try:
+            parser.feed_data(head_bytes)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise FramingError("the answer's head is not HTTP/1.1") from error
+        if not head.complete:
+            raise FramingError("the answer's head is not HTTP/1.1")
+        status = parser.get_status_code()
+        if 100 <= status < 200:
+            return
+        if status in (204, 304):
+            self._body = LengthBody(0)
+        elif head.chunked:
+            self._body = ChunkedBody()
+        elif head.length is not None:
+            self._body = LengthBody(head.length)
+        else:
+            self._body = CloseBody()
+        self._keep_alive = parser.should_keep_alive() and not isinstance(self._body, CloseBody)
+        if head.sse and status == 200:
+            self._framer = EventFramer()
+        exchange.head_received(status, head.headers, head.length, streaming=self._framer is not None)
+
+    def _deliver(self, payload: bytes, exchange: Exchange, *, complete: bool) -> None:
+        framer = self._framer
+        count = 0
+        if framer is not None:
+            before = framer.count
+            payload = framer.feed(payload)
+            count = framer.count - before
+            if complete:
+                payload += framer.rest()
+        if complete:
+            self._become_idle()
+            exchange.completed(payload, count)
+            return
+        if payload:
+            exchange.payload(payload, count)
+        if framer is not None:
+            body = self._body
+            self._raw = (
+                exchange.takes_raw_chunks
+                and framer.empty
+                and isinstance(body, ChunkedBody)
+                and body.between_chunks
+            )
+
+    def _become_idle(self) -> None:
+        self.exchange = None
+        body = self._body
+        if self._keep_alive and body is not None and not body.excess and not self.replica.retired:
+            self.reused = True
+            self.idle_since = asyncio.get_running_loop().time()
+            self.replica.idle.append(self)
+        else:
+            self.transport.close()
+
+    def _fail(self, reason: str, detail: str) -> None:
+        exchange, self.exchange = self.exchange, None
+        self.transport.abort()
+        if exchange is not None:
+            exchange.engine_failed(reason, detail, stale=self.reused and not self.answered)

@@ -1,0 +1,233 @@
+"""One worker process: an event loop that accepts on the shared socket and relays.
+
+Told what to do by the first process over a socket pair; ends when that closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import uvloop
+
+from tri_serve.gateway import exchange as exchanges
+from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
+from tri_serve.gateway.exchange import Exchange
+from tri_serve.gateway.keys import ClientKeys
+from tri_serve.gateway.ledger import DOUBT_SECONDS, Ledger, Replica
+from tri_serve.gateway.listener import ClientConnection
+from tri_serve.gateway.metrics import WorkerMetrics
+
+# Deadlines are checked this often, and at most this many connections between two turns of the loop (about a
+# tenth of a microsecond each).
+SWEEP_SECONDS = 0.5
+SWEEP_SLICE = 1024
+BACKLOG = 2_048
+# What is still in write buffers when a drain ends gets this long to leave.
+FLUSH_SECONDS = 2.0
+# One line of the control channel: a roster of thousands of replicas, or a worker's report.
+LINE_LIMIT = 8 * 1024 * 1024
+
+log = logging.getLogger("tri_serve.gateway")
+
+
+class Worker:
+    """What every connection of this process shares."""
+
+    def __init__(self, config: GatewayConfig, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.timeouts = config.timeouts
+        self.limits = config.limits
+        self.keys = ClientKeys(config.client_key_hashes)
+        self.served_models = frozenset(config.served_models)
+        self.has_engine_key = config.engine_key is not None
+        self.ledger = Ledger(config.engine_key)
+        self.metrics = WorkerMetrics()
+        self.clients: set[ClientConnection] = set()
+        self.exchanges: set[Exchange] = set()
+        self.draining = False
+        self.draining_is_over = False
+        self._no_exchanges = asyncio.Event()
+        self._no_clients = asyncio.Event()
+        self.loop_lag = 0.0
+        self.doubted: set[str] = set()
+        self._tie = 0
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def next_tie(self) -> int:
+        """Spreads requests over equally loaded replicas."""
+        self._tie += 1
+        return self._tie
+
+    def connect(self, replica: Replica, exchange: Exchange) -> None:
+        """Open a connection to ``replica`` for ``exchange``."""
+        task = self.loop.create_task(exchanges.connect(self, replica, exchange))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def doubt(self, replica: Replica, reason: str) -> None:
+        """``replica`` just failed: prefer others for a moment, and have the roster look at it."""
+        if not reason.startswith("status_"):
+            replica.doubted_until = self.loop.time() + DOUBT_SECONDS
+        self.doubted.add(replica.name)
+
+    def exchange_over(self, exchange: Exchange) -> None:
+        """``exchange`` has ended, well or badly."""
+        self.exchanges.discard(exchange)
+        if self.draining and not self.exchanges:
+            self._no_exchanges.set()
+
+    def client_gone(self, client: ClientConnection) -> None:
+        """A client connection is closed."""
+        self.clients.discard(client)
+        if self.draining and not self.clients:
+            self._no_clients.set()
+
+    def report(self) -> dict[str, Any]:
+        """Counts and gauges as JSON; resets the lag."""
+        lag, self.loop_lag = self.loop_lag, 0.0
+        return {
+            "connections": len(self.clients),
+            "in_flight": {replica.name: replica.in_flight for replica in self.ledger.replicas},
+            "requests_in_flight": len(self.exchanges),
+            "loop_lag": lag,
+            "metrics": self.metrics.snapshot(),
+        }
+
+    async def watch_deadlines(self) -> None:
+        """Find connections whose time is up, drop idle engine connections, measure how late the loop is."""
+        loop = self.loop
+        while True:
+            due = loop.time() + SWEEP_SECONDS
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = loop.time()
+            self.loop_lag = max(self.loop_lag, now - due)
+            self.ledger.drop_idle(now)
+            clients: Iterator[ClientConnection] = iter(list(self.clients))
+            while part := list(islice(clients, SWEEP_SLICE)):
+                for client in part:
+                    if client.deadline <= now:
+                        client.expired()
+                await asyncio.sleep(0)
+
+    async def drain(self, server: asyncio.Server, seconds: float) -> None:
+        """Accept no more, let running answers end for up to ``seconds``, then end them with an error event."""
+        self.draining = True
+        server.close()
+        for client in list(self.clients):
+            client.drain()
+        if self.exchanges:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._no_exchanges.wait()
+        self.draining_is_over = True
+        if self.exchanges:
+            log.warning("drain deadline passed: ending %d running requests", len(self.exchanges))
+        for client in list(self.clients):
+            client.shut_down()
+        if self.clients:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._no_clients.wait()
+
+
+class Control:
+    """The worker's end of the control channel: JSON lines."""
+
+    def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._worker = worker
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Queue one message."""
+        self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    async def run(self) -> float:
+        """Obey until told to drain; returns the seconds for it. 0 when the first process is gone."""
+        worker = self._worker
+        while line := await self._reader.readline():
+            message = json.loads(line)
+            if "roster" in message:
+                worker.ledger.update(
+                    [
+                        (ReplicaAddress.model_validate(item["address"]), item["ready"])
+                        for item in message["roster"]
+                    ]
+                )
+            if "report" in message:
+                self.send({"report": message["report"], **worker.report()})
+            if "drain" in message:
+                return float(message["drain"])
+        log.warning("the gateway's first process is gone: ending")
+        return 0.0
+
+    async def tell_doubts(self) -> None:
+        """Ask the roster to look at replicas that failed here, soon after it happened."""
+        worker = self._worker
+        while True:
+            await asyncio.sleep(0.02)
+            if worker.doubted:
+                self.send({"doubted": sorted(worker.doubted)})
+                worker.doubted.clear()
+
+
+async def serve(listen_fd: int, control_fd: int) -> None:
+    """Run one worker until the first process says to drain, or is gone."""
+    loop = asyncio.get_running_loop()
+    reader, writer = await asyncio.open_unix_connection(
+        sock=socket.socket(fileno=control_fd), limit=LINE_LIMIT
+    )
+    config = GatewayConfig.model_validate_json(await reader.readline())
+    worker = Worker(config, loop)
+    control = Control(worker, reader, writer)
+    listener = socket.socket(fileno=listen_fd)
+    server = await loop.create_server(lambda: ClientConnection(worker), sock=listener, backlog=BACKLOG)
+    background = [loop.create_task(worker.watch_deadlines()), loop.create_task(control.tell_doubts())]
+    control.send({"up": True})
+    seconds = await control.run()
+    await worker.drain(server, seconds)
+    control.send({"gone": True, **worker.report()})
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+    writer.close()
+
+
+def raise_file_limit() -> None:
+    """Two descriptors a stream: take what the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> None:
+    """Entry of a worker process; started by the gateway's first process alone."""
+    parser = argparse.ArgumentParser(prog="tri-serve-gateway-worker")
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s worker[%(process)d] %(message)s",
+    )
+    raise_file_limit()
+    # SIGINT and SIGTERM go to the first process, which tells the workers what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    uvloop.run(serve(arguments.listen_fd, arguments.control_fd))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The first process's side of its workers: start them, talk to them, replace them when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import sys
+from typing import Any
+
+from tri_serve.gateway.config import GatewayConfig
+from tri_serve.gateway.metrics import Totals
+from tri_serve.gateway.roster import Roster
+
+# One worker's reports: every second, and at once when somebody asks for metrics.
+REPORT_SECONDS = 1.0
+# A worker that dies at once is not started again at once; one that ran for a while is.
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+SOUND_AFTER_SECONDS = 10.0
+LINE_LIMIT = 8 * 1024 * 1024
+
+log = logging.getLogger("tri_serve.gateway")
+
+
+class WorkerProcess:
+    """One worker as the first process sees it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.pid: int | None = None
+        self.up = False
+        self.last_report: dict[str, Any] = {}
+        self.writer: asyncio.StreamWriter | None = None
+        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._asked = 0
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Queue one message; nothing if the worker is not there."""
+        if self.writer is not None and not self.writer.is_closing():
+            self.writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    async def report(self, seconds: float) -> None:
+        """Ask for fresh counts and wait for them, for at most ``seconds``; the last ones stay otherwise."""
+        if not self.up:
+            return
+        self._asked += 1
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[self._asked] = answer
+        self.send({"report": self._asked})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await answer
+
+    def received(self, message: dict[str, Any]) -> None:
+        """A report, or news."""
+        if "metrics" in message:
+            self.last_report = message
+            answer = self._answers.pop(message.get("report", 0), None)
+            if answer is not None and not answer.done():
+                answer.set_result(None)
+        if message.get("up"):
+            self.up = True
+
+    def forget(self) -> None:
+        """The process is gone."""
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(None)
+        self._answers.clear()
+        self.up = False
+        self.pid = None
+        self.writer = None
+        self.last_report = {}
+
+
+class Workers:
+    """All workers of one gateway."""
+
+    def __init__(self, config: GatewayConfig, listen_fd: int, roster: Roster) -> None:
+        self._config = config
+        self._listen_fd = listen_fd
+        self._roster = roster
+        self._tasks: list[asyncio.Task[None]] = []
+        self._draining: float | None = None
+        self.processes = [WorkerProcess(index) for index in range(config.workers)]
+        self.departed = Totals()
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start every worker and keep it there."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep(process)) for process in self.processes]
+        self._reporter = loop.create_task(self._collect())
+
+    def tell_roster(self) -> None:
+        """Pass the roster's present state on."""
+        for process in self.processes:
+            process.send({"roster": self._roster.as_json()})
+
+    async def fresh_reports(self) -> None:
+        """Have every worker report now; a worker that is too busy is left with its last report."""
+        await asyncio.gather(*(process.report(0.5) for process in self.processes))
+
+    async def drain(self, seconds: float) -> None:
+        """Tell every worker to stop and wait until they have."""
+        self._draining = seconds
+        for process in self.processes:
+            process.send({"drain": seconds})
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._reporter.cancel()
+        await asyncio.gather(self._reporter, return_exceptions=True)
+
+    async def _collect(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            await self.fresh_reports()
+
+    async def _keep(self, process: WorkerProcess) -> None:
+        loop = asyncio.get_running_loop()
+        pause = FIRST_PAUSE_SECONDS
+        while self._draining is None:
+            started = loop.time()
+            code = await self._run(process)
+            if process.last_report:
+                self.departed.add(process.last_report["metrics"])
+            process.forget()
+            if self._draining is not None:
+                return
+            self.restarts += 1
+            log.error("worker %d ended with %d; starting another", process.index, code)
+            if loop.time() - started >= SOUND_AFTER_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _run(self, process: WorkerProcess) -> int:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "tri_serve.gateway.worker",
+                "--listen-fd",
+                str(self._listen_fd),
+                "--control-fd",
+                str(theirs.fileno()),
+                pass_fds=(self._listen_fd, theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        process.pid = child.pid
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
+        process.writer = writer
+        writer.write(self._config.model_dump_json().encode() + b"\n")
+        process.send({"roster": self._roster.as_json()})
+        if self._draining is not None:
+            process.send({"drain": self._draining})
+        try:
+            while line := await reader.readline():
+                message = json.loads(line)
+                process.received(message)
+                if "doubted" in message:
+                    self._roster.look_at(message["doubted"])
+        except (ConnectionError, ValueError) as error:
+            log.warning("worker %d's control channel broke: %s", process.index, error)
+        finally:
+            writer.close()
+        return await child.wait()

@@ -1,0 +1,1 @@
+"""What can be seen of a fleet: the catalogue of metric names."""

@@ -1,0 +1,113 @@
+"""The one catalogue of metric names: nothing else in tri-serve names a metric in text.
+
+Names follow https://prometheus.io/docs/practices/naming/: base units, ``_total`` on counters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: its name as served (counters without their ``_total``), its labels, and what it means."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+# From a cached single token on a GPU to a long answer on a CPU; vLLM's own latency buckets lie inside.
+LATENCY_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+)  # fmt: skip
+
+REQUESTS = Metric(
+    "tri_gateway_requests", "counter", "Requests answered, by route and HTTP status.", ("route", "status")
+)
+REQUEST_SECONDS = Metric(
+    "tri_gateway_request_duration_seconds",
+    "histogram",
+    "Seconds from the end of a request to the last byte of its answer.",
+    ("route",),
+    LATENCY_BUCKETS,
+)
+FIRST_EVENT_SECONDS = Metric(
+    "tri_gateway_first_event_seconds",
+    "histogram",
+    "Seconds from the end of a streaming request to its first event on the way to the client.",
+    ("route",),
+    LATENCY_BUCKETS,
+)
+EVENTS = Metric("tri_gateway_stream_events", "counter", "Server-sent events relayed to clients.")
+STREAM_FAILURES = Metric(
+    "tri_gateway_stream_failures",
+    "counter",
+    "Streams that failed after their first byte and were ended by an error event, by reason.",
+    ("reason",),
+)
+ENGINE_ERROR_EVENTS = Metric(
+    "tri_gateway_engine_error_events", "counter", "Error events that engines sent inside a 200 stream."
+)
+RETRIES = Metric(
+    "tri_gateway_retries",
+    "counter",
+    "Requests sent to an engine again before anything was answered.",
+    ("reason",),
+)
+ENGINE_FAILURES = Metric(
+    "tri_gateway_engine_failures", "counter", "Failed exchanges with an engine.", ("replica", "reason")
+)
+CLIENT_DISCONNECTS = Metric(
+    "tri_gateway_client_disconnects",
+    "counter",
+    "Clients that left before their answer was complete.",
+    ("phase",),
+)
+REFUSALS = Metric(
+    "tri_gateway_refusals", "counter", "Requests refused before an engine was asked, by reason.", ("reason",)
+)
+CONNECTIONS = Metric("tri_gateway_client_connections", "gauge", "Open client connections.")
+IN_FLIGHT = Metric(
+    "tri_gateway_requests_in_flight", "gauge", "Requests being served, by replica.", ("replica",)
+)
+ENGINE_CONNECTIONS = Metric(
+    "tri_gateway_engine_connects", "counter", "Connections opened to engines.", ("replica",)
+)
+REPLICA_READY = Metric(
+    "tri_gateway_replica_ready", "gauge", "1 if the replica may be sent requests.", ("replica",)
+)
+WORKERS = Metric("tri_gateway_workers", "gauge", "Worker processes that are up.")
+WORKER_RESTARTS = Metric(
+    "tri_gateway_worker_restarts", "counter", "Worker processes replaced after they died."
+)
+LOOP_LAG = Metric(
+    "tri_gateway_loop_lag_seconds",
+    "gauge",
+    "The longest that a worker's event loop was late in the last report interval; the worst worker.",
+)
+BUILD = Metric("tri_gateway_build_info", "gauge", "1, with the version as a label.", ("version",))
+
+GATEWAY: tuple[Metric, ...] = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    FIRST_EVENT_SECONDS,
+    EVENTS,
+    STREAM_FAILURES,
+    ENGINE_ERROR_EVENTS,
+    RETRIES,
+    ENGINE_FAILURES,
+    CLIENT_DISCONNECTS,
+    REFUSALS,
+    CONNECTIONS,
+    IN_FLIGHT,
+    ENGINE_CONNECTIONS,
+    REPLICA_READY,
+    WORKERS,
+    WORKER_RESTARTS,
+    LOOP_LAG,
+    BUILD,
+)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENVIRONMENT_PREFIX = "TRI_SERVE"
-"""Every option reads a variable of this prefix: ``tri-serve up --foreground`` reads TRI_SERVE_UP_FOREGROUND."""
+"""Every option has a variable of this prefix: ``tri-serve up --foreground`` TRI_SERVE_UP_FOREGROUND."""
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report a program that Ctrl-C ended."""

@@ -52,7 +52,6 @@ def spec_options(command: Command) -> Command:
     @click.option(
         "-f",
         "--file",
-        "files",
         multiple=True,
         type=click.Path(path_type=Path),
         envvar="TRI_SERVE_FILE",
@@ -60,24 +59,20 @@ def spec_options(command: Command) -> Command:
     )
     @click.option(
         "--set",
-        "sets",
         multiple=True,
         metavar="KEY=VALUE",
         help="Override one key (gateway.port=8001); VALUE is read as YAML, null resets.",
     )
-    @click.option(
-        "--set-string", "set_strings", multiple=True, metavar="KEY=TEXT", help="As --set, VALUE kept as text."
-    )
+    @click.option("--set-string", multiple=True, metavar="KEY=TEXT", help="As --set, the value kept as text.")
     @functools.wraps(command)
-    def with_selection(
-        *args: Any,
-        preset: str | None,
-        files: tuple[Path, ...],
-        sets: tuple[str, ...],
-        set_strings: tuple[str, ...],
-        **rest: Any,
-    ) -> Any:
-        return command(*args, selection=SpecSelection(preset or None, files, sets, set_strings), **rest)
+    def with_selection(*args: Any, **options: Any) -> Any:
+        selection = SpecSelection(
+            preset=options.pop("preset") or None,
+            files=options.pop("file"),
+            sets=options.pop("set"),
+            set_strings=options.pop("set_string"),
+        )
+        return command(*args, selection=selection, **options)
 
     return with_selection  # type: ignore[return-value]  # the parameters that click passes have changed
 
@@ -113,12 +108,15 @@ def output_option(default: str = "table") -> Callable[[Command], Command]:
             type=click.Choice(["table", "json", "yaml"]),
             default=default,
             show_default=True,
+            envvar="TRI_SERVE_OUTPUT",
             help="Form of what is printed.",
         )
-        @click.option("--json", "as_json", is_flag=True, help="Short for -o json.")
+        @click.option("--json", is_flag=True, help="Short for -o json.")
         @functools.wraps(command)
-        def with_output(*args: Any, output: str, as_json: bool, **rest: Any) -> Any:
-            return command(*args, output="json" if as_json else output, **rest)
+        def with_output(*args: Any, **options: Any) -> Any:
+            if options.pop("json"):
+                options["output"] = "json"
+            return command(*args, **options)
 
         return with_output  # type: ignore[return-value]  # as above
 

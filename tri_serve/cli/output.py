@@ -34,8 +34,10 @@ def yaml_text(data: object) -> str:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows in columns. On a terminal the last column is wrapped to its width; in a pipe it is not, so that
-    a line stays a row."""
+    """Print rows in columns.
+
+    On a terminal the last column is wrapped to its width; in a pipe it is not, so that a line stays a row.
+    """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in table_lines(headers, rows, width=width):
         click.echo(line)
@@ -51,7 +53,9 @@ def table_lines(headers: Sequence[str], rows: Iterable[Sequence[object]], *, wid
     lines: list[str] = []
     for row in cells:
         start = "".join(pad(row[index], widths[index] + _GAP) for index in range(last))
-        parts = [row[last]] if room is None else textwrap.wrap(row[last], room, break_on_hyphens=False) or [""]
+        parts = (
+            [row[last]] if room is None else textwrap.wrap(row[last], room, break_on_hyphens=False) or [""]
+        )
         lines.append((start + parts[0]).rstrip())
         lines += [" " * indent + part for part in parts[1:]]
     return lines

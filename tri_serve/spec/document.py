@@ -1,9 +1,10 @@
 """YAML text → a tree that knows the line of every key, read strictly.
 
 YAML 1.1 as PyYAML's safe loader resolves it, with these differences, each of which has bitten users of other
-tools: a key may stand once; keys are text as written (``NO:`` is not ``False:``); numbers with a leading zero or
-in base 60 (``010``, ``22:30``) and dates are text, since nobody means octal, sexagesimal or a date here; anchors,
-aliases and tags are refused. Size, depth and number of values are bounded, so that no file can keep us busy.
+tools: a key may stand once; keys are text as written (``NO:`` is not ``False:``); numbers with a leading zero
+or in base 60 (``010``, ``22:30``) and dates are text, since nobody means octal, sexagesimal or a date here;
+anchors, aliases and tags are refused. Size, depth and number of values are bounded, so that no file can keep
+us busy.
 """
 
 from __future__ import annotations
@@ -109,9 +110,7 @@ class DocumentReader:
         assert isinstance(event, MappingStartEvent)
         return self._section(event, events, path, depth)
 
-    def _section(
-        self, start: Event, events: Iterator[Event], path: tuple[str, ...], depth: int
-    ) -> Section:
+    def _section(self, start: Event, events: Iterator[Event], path: tuple[str, ...], depth: int) -> Section:
         children: dict[str, Node] = {}
         lines: dict[str, int] = {}
         while not isinstance(event := next(events), MappingEndEvent):
@@ -137,7 +136,8 @@ class DocumentReader:
 
     def _value(self, event: ScalarEvent, quoted: bool) -> str | int | float | bool | None:
         text: str = event.value
-        tag = self._resolver.resolve(ScalarNode, text, event.implicit)
+        # The stubs of PyYAML leave this one untyped.
+        tag = str(self._resolver.resolve(ScalarNode, text, event.implicit))  # type: ignore[no-untyped-call]
         if quoted or _SURPRISING.fullmatch(text):
             return text
         node = ScalarNode(tag, text)
@@ -157,17 +157,23 @@ class DocumentReader:
     def _origin(self, event: Event) -> Origin:
         if self._place.kind not in ("file", "preset"):
             return self._place
-        return Origin(self._place.kind, self._place.name, event.start_mark.line + 1)
+        return Origin(self._place.kind, self._place.name, _line(event))
 
     def _line_of(self, index: int) -> str:
         lines = self._text.splitlines()
         return lines[index] if index < len(lines) else ""
 
     def _at(self, line: int | None) -> str:
-        return f"{self._place}:{line}" if line and self._place.kind in ("file", "preset") else str(self._place)
+        return (
+            f"{self._place}:{line}" if line and self._place.kind in ("file", "preset") else str(self._place)
+        )
 
     def _error(self, words: str, event: Event) -> SpecError:
-        return SpecError(f"{self._at(event.start_mark.line + 1)}: {words}", source=self._place.name)
+        return SpecError(f"{self._at(_line(event))}: {words}", source=self._place.name)
+
+
+def _line(event: Event) -> int | None:
+    return event.start_mark.line + 1 if event.start_mark else None
 
 
 def _placed(node: Node, origin: Origin) -> Node:

@@ -20,7 +20,9 @@ class ModelSpec(SpecModel):
     ``tiny:gptq``, ``tiny:ct``, ``tiny:bf16``: the checkpoint that ships with tri-serve, in that format."""
     revision: str | None = None
     """Branch, tag or commit of a hub repository; none means its default branch."""
-    served_name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
+    served_name: Annotated[
+        str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")
+    ]
     """The name that clients put in ``model``."""
     quantization: Quantization = "auto"
     """``auto`` reads it from config.json, which is right for every pre-quantised checkpoint; another value
@@ -65,13 +67,13 @@ class EngineSpec(SpecModel):
     """Tokens of one engine step; none takes the engine's default."""
     extra_args: tuple[str, ...] = ()
     """Further flags, passed on as they are. Secrets do not belong here: argv is readable by every user."""
-    env: Annotated[dict[VariableName, str], Field(repr=False)] = {}
+    env: dict[VariableName, str] = Field(default={}, repr=False)
     """Further environment variables of the engine. Values whose name says TOKEN, KEY, SECRET or PASSWORD are
     never printed."""
     shutdown_timeout: SecondsOrZero = 30.0
     """Seconds that a stopping engine may use to finish what it has in flight (vLLM's --shutdown-timeout)."""
     start_timeout: Seconds = 600.0
-    """Seconds until a started engine must answer. 600: a 13 GB checkpoint from a slow disk plus compilation."""
+    """Seconds until a started engine must answer. 600: a 13 GB checkpoint from a slow disk, and compilation."""
 
     @model_validator(mode="after")
     def _one_environment(self) -> Self:

@@ -21,7 +21,7 @@ def _listen_address(value: str) -> str:
 
 
 ListenAddress = Annotated[
-    str, Field(examples=["127.0.0.1", "0.0.0.0", "localhost"]), AfterValidator(_listen_address)
+    str, Field(examples=["127.0.0.1", "::1", "localhost"]), AfterValidator(_listen_address)
 ]
 """An IP address, or ``localhost``: a name that resolves to several addresses would be a guess."""
 

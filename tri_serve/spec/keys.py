@@ -40,6 +40,15 @@ class Key:
         return ".".join(self.path)
 
 
+VARIABLE_PREFIX = "TRI_SERVE_"
+VARIABLE_SEPARATOR = "__"
+
+
+def variable_name(path: Path) -> str:
+    """The environment variable that overrides the key at ``path``: TRI_SERVE_GATEWAY__PORT."""
+    return VARIABLE_PREFIX + VARIABLE_SEPARATOR.join(part.upper() for part in path)
+
+
 @lru_cache(maxsize=1)
 def catalogue() -> Mapping[Path, Key]:
     """Every key by its path, sections included, in the order of the models."""
@@ -47,14 +56,16 @@ def catalogue() -> Mapping[Path, Key]:
     return {key.path: key for key in _keys(Spec, schema, schema, ())}
 
 
-def _keys(model: type[SpecModel], schema: Mapping[str, Any], root: Mapping[str, Any], path: Path) -> list[Key]:
+def _keys(
+    model: type[SpecModel], schema: Mapping[str, Any], root: Mapping[str, Any], path: Path
+) -> list[Key]:
     found: list[Key] = []
     for name, field in model.model_fields.items():
         entry = schema["properties"][name]
         reference = entry.get("$ref")
         if reference is not None:
             entry = {**root["$defs"][reference.rpartition("/")[2]], "default": entry.get("default")}
-        below = field.annotation if _is_section(field) else None
+        below = _section_model(field)
         found.append(
             Key(
                 path=(*path, name),
@@ -64,19 +75,20 @@ def _keys(model: type[SpecModel], schema: Mapping[str, Any], root: Mapping[str, 
                 default=None if field.default is PydanticUndefined else field.default,
                 takes_only_text=below is None and _kinds(entry) <= {"string", "null"},
                 is_section=below is not None,
-                open="patternProperties" in entry or "additionalProperties" in entry and below is None,
+                open="patternProperties" in entry or ("additionalProperties" in entry and below is None),
             )
         )
-        if below is not None and issubclass(below, SpecModel):
+        if below is not None:
             found += _keys(below, entry, root, (*path, name))
     return found
 
 
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, SpecModel)
+def _section_model(field: FieldInfo) -> type[SpecModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, SpecModel) else None
 
 
-def _description(field: FieldInfo, below: type | None) -> str:
+def _description(field: FieldInfo, below: type[SpecModel] | None) -> str:
     text = field.description or (below.__doc__ if below else None) or ""
     return " ".join(text.split())
 

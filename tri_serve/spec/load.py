@@ -16,7 +16,14 @@ from tri_serve.spec.origin import DEFAULT, Origin
 from tri_serve.spec.overrides import sets_layer, variables_layer
 from tri_serve.spec.paths import absolute_paths
 from tri_serve.spec.preset import DEFAULT_PRESET, Preset, load_preset
-from tri_serve.spec.problems import Problem, describe, error_of, known_part, structure_problems, validation_problems
+from tri_serve.spec.problems import (
+    Problem,
+    describe,
+    error_of,
+    known_part,
+    structure_problems,
+    validation_problems,
+)
 from tri_serve.spec.tree import Node, Scalar, Section, find, is_null, leaves, merge, plain, without_nulls
 
 
@@ -140,7 +147,11 @@ def _validate(merged: Section, problems: list[Problem], base: Preset | None) -> 
         if base is not None:
             needed = [problem.key for problem in found if problem.key in base.needs]
             found = [
-                Problem(problem.origin, problem.key, f"preset {base.name} leaves it to you: {base.needs[problem.key]}")
+                Problem(
+                    problem.origin,
+                    problem.key,
+                    f"preset {base.name} leaves it to you: {base.needs[problem.key]}",
+                )
                 if problem.key in needed
                 else problem
                 for problem in found

@@ -12,37 +12,33 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tri_serve.errors import SpecError, UsageError
 from tri_serve.spec.document import DocumentReader
-from tri_serve.spec.keys import catalogue
+from tri_serve.spec.keys import VARIABLE_PREFIX, VARIABLE_SEPARATOR, catalogue
 from tri_serve.spec.origin import Origin
-from tri_serve.spec.secrets import is_secret_path
 from tri_serve.spec.tree import Node, Scalar, Section, nest
-
-PREFIX = "TRI_SERVE_"
-SEPARATOR = "__"
 
 
 def variables_layer(environ: Mapping[str, str]) -> Iterator[Section]:
     """One tree for each variable of the spec, sorted by name. An empty value says nothing."""
     for name in sorted(environ):
-        rest = name.removeprefix(PREFIX)
-        if rest == name or SEPARATOR not in rest or environ[name] == "":
+        rest = name.removeprefix(VARIABLE_PREFIX)
+        if rest == name or VARIABLE_SEPARATOR not in rest or environ[name] == "":
             continue
         origin = Origin("variable", name)
         path = _variable_path(rest)
         if not all(path):
             raise SpecError(
-                f"{name}: not the name of a key; write TRI_SERVE_SECTION__KEY, two underscores between levels",
+                f"{name}: no key has this name; write TRI_SERVE_SECTION__KEY, two underscores between levels",
                 source=name,
             )
         yield nest(path, _parse(environ[name], path, origin), origin)
 
 
 def _variable_path(rest: str) -> tuple[str, ...]:
-    parts = rest.split(SEPARATOR)
+    parts = rest.split(VARIABLE_SEPARATOR)
     path = tuple(part.lower() for part in parts)
     if path[:2] == ("engine", "env") and len(parts) > 2:
         # The engine's variables keep their case, and may hold two underscores themselves.
-        return (*path[:2], SEPARATOR.join(parts[2:]))
+        return (*path[:2], VARIABLE_SEPARATOR.join(parts[2:]))
     return path
 
 
@@ -56,7 +52,11 @@ def sets_layer(sets: Sequence[str], set_strings: Sequence[str]) -> Iterator[Sect
                 # Not quoted back whole: what follows may be a secret.
                 raise UsageError(f"{flag} {dotted}: takes KEY=VALUE, such as gateway.port=8001")
             origin = Origin("flag", flag)
-            node = Scalar(text, text, origin, quoted=True) if flag == "--set-string" else _parse(text, path, origin)
+            node = (
+                Scalar(text, text, origin, quoted=True)
+                if flag == "--set-string"
+                else _parse(text, path, origin)
+            )
             yield nest(path, node, origin)
 
 

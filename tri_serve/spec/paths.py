@@ -1,7 +1,7 @@
 """Relative paths in a spec, made absolute: a release runs on when its shell has gone elsewhere.
 
-A path in a file counts from that file's folder, as in compose files; one in a variable or flag from the working
-directory, as with every program.
+A path in a file counts from that file's folder, as in compose files; one in a variable or flag from the
+working directory, as with every program.
 """
 
 from __future__ import annotations

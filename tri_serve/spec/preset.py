@@ -1,4 +1,4 @@
-"""The specs that ship with tri-serve: ``presets/*.yaml``, each with an ``about:`` block that is no part of the spec."""
+"""The specs that ship with tri-serve: ``presets/*.yaml``, each with an ``about:`` block beside the spec."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class Preset:
 def preset_names() -> tuple[str, ...]:
     """Names of all presets: the default one first, the others by name."""
     folder = resources.files("tri_serve.spec") / "presets"
-    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    names = sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
     return tuple(sorted(names, key=lambda name: name != DEFAULT_PRESET))
 
 
@@ -42,12 +44,10 @@ def load_preset(name: str, *, origin: Origin | None = None) -> Preset:
     names = preset_names()
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        place = f"{origin}: " if origin else ""
+        place = f"{origin}: preset: " if origin else ""
         ask = f"; the nearest is {close[0]}" if close else ""
-        hint = (
-            f"to read a file: -f {name}" if "." in name or "/" in name else "tri-serve presets lists them"
-        )
-        raise SpecError(f"{place}preset: no preset is named {name!r}{ask}", hint=hint, source=name)
+        hint = f"to read a file: -f {name}" if "." in name or "/" in name else "tri-serve presets lists them"
+        raise SpecError(f"{place}no preset is named {name!r}{ask}", hint=hint, source=name)
     text = (resources.files("tri_serve.spec") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     top = DocumentReader(text, place=Origin("preset", name)).read()
     assert isinstance(top, Section)

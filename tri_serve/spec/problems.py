@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tri_serve.errors import SpecError
-from tri_serve.spec.keys import Key, catalogue, nearest
+from tri_serve.spec.keys import Key, catalogue, nearest, variable_name
 from tri_serve.spec.origin import DEFAULT, Origin
 from tri_serve.spec.secrets import is_secret_path
 from tri_serve.spec.tree import Items, Node, Scalar, Section, find, is_null
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _LONGEST_QUOTE = 60
 _LONGEST_LIST = 20
+_NUMBER_OR_BOOLEAN = re.compile(r"[-+]?\d+(\.\d+)?|true|false")
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,6 @@ def _unknown(path: tuple[str, ...], origin: Origin) -> str:
     return f"unknown key; the nearest is {'.'.join(close)}"
 
 
-def variable_name(path: tuple[str, ...]) -> str:
-    """The variable that overrides the key at ``path``."""
-    return "TRI_SERVE_" + "__".join(part.upper() for part in path)
-
-
 def validation_problems(error: ValidationError, merged: Section) -> Iterator[Problem]:
     """pydantic's findings on the merged tree, in our words and with the places the values came from."""
     for details in error.errors(include_url=False, include_context=True, include_input=False):
@@ -127,7 +124,9 @@ def _of_details(details: ErrorDetails, merged: Section) -> Problem:
     found = "a secret that is not text" if is_secret_path(names) else describe(node)
     if len(names) > len(path):
         key = None
-    return Problem(origin, dotted, f"found {found}; takes {_allowed(key, names, details)}{_quoting(node, key, names)}")
+    return Problem(
+        origin, dotted, f"found {found}; takes {_allowed(key, names, details)}{_quoting(node, key, names)}"
+    )
 
 
 def _allowed(key: Key | None, names: tuple[str, ...], details: ErrorDetails) -> str:
@@ -144,8 +143,8 @@ def _quoting(node: Node, key: Key | None, names: tuple[str, ...]) -> str:
     text_wanted = key.takes_only_text if key else names[:2] == ("engine", "env")
     if text_wanted and not isinstance(node.value, str) and node.value is not None:
         return "; put it in quotes" if is_secret_path(names) else f'; put it in quotes: "{node.text}"'
-    if node.quoted and key is not None and not text_wanted:
-        return "; without quotes it would be a number or a boolean"
+    if node.quoted and key is not None and not text_wanted and _NUMBER_OR_BOOLEAN.fullmatch(node.text):
+        return "; take the quotes away"
     return ""
 
 

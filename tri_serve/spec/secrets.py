@@ -12,7 +12,7 @@ _SECRET_FLAG = re.compile(r"(token|key|secret|password)$", re.IGNORECASE)
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable's name says that its value is a secret: HF_TOKEN, WANDB_API_KEY, S3_SECRET_ACCESS_KEY.
+    """Whether a variable's name says that its value is a secret: HF_TOKEN, S3_SECRET_ACCESS_KEY.
 
     Judged word by word, so that TOKENIZERS_PARALLELISM is none.
     """

@@ -36,7 +36,7 @@ class Section:
 
 
 Node: TypeAlias = Scalar | Items | Section
-Value: TypeAlias = "str | int | float | bool | None | tuple[Value, ...] | dict[str, Value]"
+Value: TypeAlias = "str | int | float | bool | tuple[Value, ...] | dict[str, Value] | None"
 
 
 def is_null(node: Node) -> bool:

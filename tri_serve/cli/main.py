@@ -136,7 +136,10 @@ def cli(debug: bool) -> None:
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code. Errors have been written to stderr."""
+    """Run one command line and return its exit code: what the command returned if that is a number, else 0.
+
+    Errors have been written to stderr.
+    """
     try:
         outcome = cli.main(
             args=None if args is None else list(args), prog_name="tri-serve", standalone_mode=False
@@ -144,6 +147,9 @@ def run(args: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except click.Abort:
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "tri-serve"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from tri_serve.spec.fields import Seconds, SecondsOrZero, SpecModel, TokenCount
 
@@ -38,13 +39,14 @@ class EngineSpec(SpecModel):
     """The engine: which server, from which environment, with which limits."""
 
     kind: Literal["vllm"] = "vllm"
+    """The engine's make."""
     version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)?([.a-z0-9]+)?$", examples=["0.32.0"])] = "0.32.0"
     """vLLM's version; the default is the one that tri-serve is tested with."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """``auto``: CUDA if an NVIDIA driver is on this machine, else the CPU."""
     python: str | None = None
     """A Python that can import vllm: your own engine environment in place of the managed one."""
-    command: tuple[str, ...] | None = None
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The command that starts the server in place of ``vllm serve``, e.g. ``[/opt/vllm/bin/vllm, serve]``;
     model and flags are appended."""
     image: str | None = None
@@ -79,7 +81,9 @@ class EngineSpec(SpecModel):
     def _one_environment(self) -> Self:
         named = [name for name in ("python", "command", "image") if getattr(self, name) is not None]
         if len(named) > 1:
-            raise ValueError(f"{' and '.join(named)} exclude each other: name one engine environment")
-        if self.command is not None and not self.command:
-            raise ValueError("command needs at least the program's name")
+            raise PydanticCustomError(
+                "exclusive_keys",
+                "{names} exclude each other: name one engine environment",
+                {"names": " and ".join(named), "key": named[-1]},
+            )
         return self

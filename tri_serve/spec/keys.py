@@ -121,7 +121,7 @@ def describe_schema(schema: Mapping[str, Any]) -> str:
             longest = f" of at most {schema['maxLength']} characters" if "maxLength" in schema else ""
             return f"text{longest}{pattern}"
         case "array":
-            return "a list of text"
+            return "a list of text" + (", not empty" if schema.get("minItems") else "")
         case "object" if "properties" in schema:
             return f"a section with the keys {', '.join(schema['properties'])}"
         case "object":

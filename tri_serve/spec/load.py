@@ -113,10 +113,12 @@ def _read_file(path: Path, reading: _Reading) -> None:
     named = children.pop("preset", None)
     if isinstance(named, Scalar) and isinstance(named.value, str):
         reading.preset = (named.value, named.origin)
-    elif named is not None and not is_null(named):
-        reading.problems.append(
-            Problem(named.origin, "preset", f"found {describe(named)}; takes the name of a preset")
-        )
+    elif named is not None and is_null(named):
+        reading.preset = None
+    elif named is not None:
+        # Without its base, most of the rest would be reported as missing.
+        words = f"found {describe(named)}; takes the name of a preset"
+        raise error_of([Problem(named.origin, "preset", words)], hint="tri-serve presets lists them")
     reading.add(Section(children, top.origin))
 
 
@@ -139,31 +141,33 @@ def _validate(merged: Section, problems: list[Problem], base: Preset | None) -> 
     assert isinstance(values, dict)
     # So that a missing key is reported by its own name and not by its section's.
     values.setdefault("model", {})
-    hint: str | None = None
     try:
         spec = Spec.model_validate(values)
     except ValidationError as error:
-        found = list(validation_problems(error, merged))
-        if base is not None:
-            needed = [problem.key for problem in found if problem.key in base.needs]
-            found = [
-                Problem(
-                    problem.origin,
-                    problem.key,
-                    f"preset {base.name} leaves it to you: {base.needs[problem.key]}",
-                )
-                if problem.key in needed
-                else problem
-                for problem in found
-            ]
-            if "model.source" in needed:
-                hint = "give one with --set model.source=/path/to/checkpoint, or in tri-serve.yaml"
-        elif any(problem.key in ("model.source", "model.served_name") for problem in found):
-            hint = f"a file can build on a preset: `preset: {DEFAULT_PRESET}` at its top"
-        raise error_of((*problems, *found), hint=hint) from error
+        found = tuple(validation_problems(error, merged))
+        missing = {problem.key for problem in found if find(merged, tuple(problem.key.split("."))) is None}
+        found = tuple(_with_need(problem, base) if problem.key in missing else problem for problem in found)
+        raise error_of((*problems, *found), hint=_hint(missing, base)) from error
     if problems:
         raise error_of(problems)
     return spec
+
+
+def _with_need(problem: Problem, base: Preset | None) -> Problem:
+    """A missing key, in the words of the preset that leaves it to its user."""
+    if base is None or problem.key not in base.needs:
+        return problem
+    return Problem(
+        problem.origin, problem.key, f"preset {base.name} leaves it to you: {base.needs[problem.key]}"
+    )
+
+
+def _hint(missing: set[str], base: Preset | None) -> str | None:
+    if base is None and missing & {"model.source", "model.served_name"}:
+        return f"a file can build on a preset: `preset: {DEFAULT_PRESET}` at its top"
+    if "model.source" in missing:
+        return "give one with --set model.source=/path/to/checkpoint, or in tri-serve.yaml"
+    return None
 
 
 def _origins(merged: Section) -> Mapping[str, Origin]:

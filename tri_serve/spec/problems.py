@@ -115,6 +115,11 @@ def _of_details(details: ErrorDetails, merged: Section) -> Problem:
     if details["type"] == "missing":
         allowed = f"; takes {key.allowed}" if key else ""
         return Problem(DEFAULT, dotted, f"required, and nothing gives it{allowed}")
+    if details["type"] == "exclusive_keys":
+        # Found on the whole section; the place to look at is the last of the keys.
+        inner = (*names, details["ctx"]["key"])
+        said = find(merged, inner)
+        return Problem(said.origin if said else origin, ".".join(inner), details["msg"])
     if details["type"] == "value_error":
         reason = str(details["ctx"]["error"])
         found = f"found {describe(node)}: " if isinstance(node, Scalar) else ""

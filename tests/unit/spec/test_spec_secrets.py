@@ -1,0 +1,95 @@
+"""Secrets in the engine's variables and flags are never shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tri_serve.errors import SpecError
+from tri_serve.spec.difference import difference, printable
+from tri_serve.spec.load import load_spec
+from tri_serve.spec.models import Spec
+from tri_serve.spec.secrets import MASK, is_secret_name, mask_arguments
+
+SECRET = "hunter2hunter2"
+
+
+def spec_with(*sets: str) -> Spec:
+    return load_spec(None, [], {}, sets).spec
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_TOKEN",
+        "VLLM_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "apikey",
+        "CLIENT_SECRET",
+        "API_KEYS",
+    ],
+)
+def test_a_name_that_says_secret_is_one(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "VLLM_KEYBOARD"])
+def test_a_name_that_only_contains_the_word_is_none(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+def test_a_printed_spec_masks_secrets_and_nothing_else() -> None:
+    spec = spec_with(
+        f"engine.env.HF_TOKEN={SECRET}",
+        "engine.env.OMP_NUM_THREADS=4",
+        f"engine.extra_args=[--api-key, {SECRET}, --x]",
+    )
+    shown = printable(spec)
+    assert SECRET not in json.dumps(shown)
+        repr(spec.engine.extra_args), ""
+    )
+    engine = shown["engine"]
+    assert isinstance(engine, dict)
+    assert engine["env"] == {"HF_TOKEN": MASK, "OMP_NUM_THREADS": "4"}
+    assert engine["extra_args"] == ["--api-key", MASK, "--x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "masked"),
+    [
+        (("--api-key", "a", "b", "--seed", "1"), ("--api-key", MASK, MASK, "--seed", "1")),
+        (
+            ("--hf-token=a", "--max-num-batched-tokens", "2"),
+            (f"--hf-token={MASK}", "--max-num-batched-tokens", "2"),
+        ),
+        (("--tokenizer", "a", "--tokenizer=b"), ("--tokenizer", "a", "--tokenizer=b")),
+    ],
+)
+def test_flags_that_carry_secrets_are_masked(arguments: tuple[str, ...], masked: tuple[str, ...]) -> None:
+    assert mask_arguments(arguments) == masked
+
+
+def test_the_repr_of_a_spec_leaves_the_engines_variables_out() -> None:
+    assert SECRET not in repr(spec_with(f"engine.env.HF_TOKEN={SECRET}"))
+
+
+def test_a_changed_secret_is_told_but_not_shown() -> None:
+    old, new = spec_with(f"engine.env.HF_TOKEN={SECRET}"), spec_with(f"engine.env.HF_TOKEN={SECRET}2")
+    (change,) = difference(old, new)
+    assert (change.key, change.old, change.new) == ("engine.env.HF_TOKEN", MASK, MASK)
+    assert str(change) == "engine.env.HF_TOKEN: changed (not shown)"
+
+
+def test_an_error_does_not_quote_a_secret(refusal) -> None:
+    error = refusal("preset: tri-tiny-awq\nengine: {env: {HF_TOKEN: 12345678, A_KEY: [hunter2]}}\n")
+    assert len(error.problems) == 2
+    assert "12345678" not in error.message
+    assert "hunter2" not in error.message
+
+
+def test_a_broken_assignment_does_not_quote_its_value() -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(None, [], {}, [f"engine.env=[{SECRET}"])
+    assert SECRET not in caught.value.message

@@ -78,14 +78,20 @@ def read_ask(
         raise RefusalError(400, "BadRequestError", error.message, "mock") from None
     model = value.get("model")
     if model is not None and model != settings.model:
-        raise RefusalError(404, "NotFoundError", f"The model `{model}` does not exist.", "model")
+        raise RefusalError(
+            404,
+            "NotFoundError",
+            f"The model `{model}` does not exist. Valid aliases: {settings.model}.",
+            "model",
+        )
     prompt = _prompt(dialect, value)
     if prompt.count >= settings.max_model_len:
         raise RefusalError(
             400,
             "BadRequestError",
-            f"This model's maximum context length is {settings.max_model_len} tokens. However, your "
-            f"request has {prompt.count} input tokens. Please reduce the length of the input messages.",
+            f"This model's maximum context length is {settings.max_model_len} tokens. However, your prompt "
+            f"contains {prompt.count} input tokens, which exceeds this limit even without any output tokens. "
+            f"Please reduce the length of the input prompt. (parameter=input_tokens, value={prompt.count})",
             "input_tokens",
         )
     limit = _limit(value)
@@ -112,7 +118,12 @@ def _limit(value: Mapping[str, Any]) -> int | None:
         limit = value.get(key)
         if limit is not None:
             if not isinstance(limit, int) or limit < 1:
-                raise RefusalError(400, "BadRequestError", f"{key} must be at least 1, got {limit}.", key)
+                raise RefusalError(
+                    400,
+                    "BadRequestError",
+                    f"{key} must be at least 1, got {limit}. (parameter={key}, value={limit})",
+                    key,
+                )
             return limit
     return None
 

@@ -7,7 +7,6 @@ import hmac
 import random
 import time
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
@@ -19,6 +18,7 @@ from tri_serve.errors import UsageError
 from .ask import Ask, RefusalError, chat_prompt, completion_prompt, parse_json, read_ask
 from .connection import Connection, Request
 from .faults import Fault, parse_fault
+from .heads import Heads
 from .pacer import Pacer
 from .playing import Play
 from .rendering import error_object, render_stream, render_whole
@@ -58,7 +58,7 @@ class MockEngine:
         self._standing = parse_fault(settings.fault)
         self._standing_left: int | None = None
         self._key_digest = hashlib.sha256(settings.api_key.encode()).digest() if settings.api_key else None
-        self._date = (0, b"")
+        self._heads = Heads()
         self._routes: dict[tuple[str, str], Callable[[Connection, Request], None]] = {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -141,14 +141,12 @@ class MockEngine:
         if not ask.stream:
             body = render_whole(ask)
             claimed = len(body) + (fault.lie_length or 0)
-            head = self._head(connection, 200, _JSON, b"content-length: %d\r\n" % max(0, claimed))
+            head = self._heads.sized(200, _JSON, max(0, claimed), keep_alive=connection.keep_alive)
             self._stats.generation_tokens += ask.length
             self._stats.iterations += ask.length
             script = whole_script(ask, b"" if fault.slow_head else head, body, timing)
             return chain(_dripped(head), script) if fault.slow_head else script
-        head = self._head(
-            connection, 200, b"text/event-stream; charset=utf-8", b"transfer-encoding: chunked\r\n"
-        )
+        head = self._heads.chunked(b"text/event-stream; charset=utf-8", keep_alive=connection.keep_alive)
         seed = self._settings.seed * 1_000_003 + self._number
         rng = random.Random(seed) if timing.jitter else None  # noqa: S311 - lateness, not secrets
         body_script = stream_script(ask, render_stream(ask), timing, rng, self._stats.token)
@@ -165,8 +163,7 @@ class MockEngine:
     # The other routes.
 
     def _health(self, connection: Connection, request: Request) -> None:
-        connection_head = self._head(connection, 200, None, b"content-length: 0\r\n")
-        self._write(connection, connection_head)
+        self._answer(connection, 200, b"", b"")
 
     def _models(self, connection: Connection, request: Request) -> None:
         card = {
@@ -207,7 +204,7 @@ class MockEngine:
 
     def _metrics(self, connection: Connection, request: Request) -> None:
         body = self._stats.metrics(self._settings.model).encode()
-        self._answer(connection, 200, b"text/plain; version=0.0.4; charset=utf-8", body)
+        self._answer(connection, 200, b"text/plain; version=1.0.0; charset=utf-8", body)
 
     def _danger(self, connection: Connection, request: Request) -> None:
         self._answer(connection, 200, b"text/plain; charset=utf-8", b"danger")
@@ -252,34 +249,13 @@ class MockEngine:
         self._answer(connection, status, _JSON, orjson.dumps(value))
 
     def _answer(self, connection: Connection, status: int, content_type: bytes, body: bytes) -> None:
-        length = b"content-length: %d\r\n" % len(body)
-        self._write(connection, self._head(connection, status, content_type, length) + body)
+        head = self._heads.sized(status, content_type, len(body), keep_alive=connection.keep_alive)
+        self._write(connection, head + body)
 
     def _write(self, connection: Connection, data: bytes) -> None:
         if connection.transport is not None:
             connection.transport.write(data)
         connection.finish()
-
-    def _head(self, connection: Connection, status: int, content_type: bytes | None, length: bytes) -> bytes:
-        """A response head in uvicorn's order: date, server, then the application's own headers."""
-        now = int(time.time())
-        if now != self._date[0]:
-            self._date = (now, formatdate(now, usegmt=True).encode())
-        close = b"" if connection.keep_alive else b"connection: close\r\n"
-        framing = length if content_type is None else _framing(content_type, length)
-        return b"HTTP/1.1 %d %b\r\ndate: %b\r\nserver: uvicorn\r\n%b%b\r\n" % (
-            status,
-            HTTPStatus(status).phrase.encode(),
-            self._date[1],
-            framing,
-            close,
-        )
-
-
-def _framing(content_type: bytes, length: bytes) -> bytes:
-    kind = b"content-type: %b\r\n" % content_type
-    # Starlette puts a known length before the type; uvicorn adds its chunked header at the end.
-    return length + kind if length.startswith(b"content-length") else kind + length
 
 
 def _dripped(head: bytes) -> Iterator[Step]:

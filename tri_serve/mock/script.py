@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from itertools import chain
 
+from .answer import Rendering
 from .ask import Ask
-from .rendering import DONE, Rendering, error_object
+from .openai_dialects import DONE
+from .rendering import error_object
 from .settings import Timing
 
 LAST_CHUNK = b"0\r\n\r\n"

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from enum import Enum
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from tri_serve.gateway import replies
@@ -62,14 +63,15 @@ class Exchange:
         "takes_raw_chunks",
     )
 
-    def __init__(self, worker: Worker, client: ClientConnection, request: Request, now: float) -> None:
+    def __init__(self, worker: Worker, client: ClientConnection, request: Request) -> None:
         self.state = State.WAITING
         # HTTP/1.0 knows no chunks.
         self.takes_raw_chunks = request.version_1_1
         self._worker = worker
         self._client = client
         self._request = request
-        self._started = now
+        # The loop's own clock counts whole milliseconds: too coarse for a time to first event.
+        self._started = monotonic()
         self._replica: Replica | None = None
         self._connection: EngineConnection | None = None
         self._tried: list[Replica] = []
@@ -307,7 +309,7 @@ class Exchange:
         self.state = State.RELAYING
         self._request.forget_body()  # cannot be sent again from here on
         worker = self._worker
-        worker.metrics.first_events[self._request.route_name].observe(worker.loop.time() - self._started)
+        worker.metrics.first_events[self._request.route_name].observe(monotonic() - self._started)
         framing = b"transfer-encoding: chunked\r\n" if self.takes_raw_chunks else b""
         self._client.write(self._head(framing))
 
@@ -356,7 +358,7 @@ class Exchange:
         metrics = self._worker.metrics
         route = self._request.route_name
         metrics.requests[(route, str(status))] += 1
-        metrics.durations[route].observe(self._worker.loop.time() - self._started)
+        metrics.durations[route].observe(monotonic() - self._started)
         self._worker.exchange_over(self)
 
 

@@ -21,7 +21,11 @@ _SIZES: dict[bytes, int] = {b"%x" % size: size for size in range(3, 8_192)}
 
 
 class FramingError(Exception):
-    """The peer broke the framing of its body. The message says how."""
+    """The peer broke the framing of its body. The message says how; ``decoded`` is what was sound before it."""
+
+    def __init__(self, message: str, decoded: bytes = b"") -> None:
+        super().__init__(message)
+        self.decoded = decoded
 
 
 def whole_event_chunks(data: bytes) -> int:
@@ -118,17 +122,17 @@ class ChunkedBody:
             self._rest = b""
         pieces: list[bytes] = []
         position, length = 0, len(data)
-        while position < length and not self.complete:
-            if self._left:
-                position = self._take(data, position, pieces)
-            elif self._trailers:
-                position = self._skip_trailers(data, position)
-            else:
-                position = self._start_chunk(data, position)
-            if self._rest:
-                break
-        else:
-            self.excess = self.complete and position < length
+        try:
+            while position < length and not self.complete and not self._rest:
+                if self._left:
+                    position = self._take(data, position, pieces)
+                elif self._trailers:
+                    position = self._skip_trailers(data, position)
+                else:
+                    position = self._start_chunk(data, position)
+        except FramingError as error:
+            raise FramingError(str(error), b"".join(pieces)) from error
+        self.excess = self.complete and position < length
         return b"".join(pieces)
 
     def _take(self, data: bytes, position: int, pieces: list[bytes]) -> int:

@@ -163,9 +163,12 @@ class ClientConnection(asyncio.Protocol):
         parser = self._parser
         limits = worker.limits
         self._fed = 0
+        request.method = parser.get_method()
+        if self._is_offer(request):
+            return
         request.keep_alive = parser.should_keep_alive()
         request.refusal = request.check_head(
-            parser.get_http_version(), parser.get_method(), limits.head_bytes, limits.body_bytes
+            parser.get_http_version(), limits.head_bytes, limits.body_bytes
         ) or self._check_key(request)
         if self._phase is not Phase.EXCHANGE:
             self._wait(Phase.BODY, worker.timeouts.body)
@@ -177,14 +180,18 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request = cast("Request", self._incoming)
+        if self._is_offer(request):
+            return
         self._incoming = None
-        request.complete = True
         if self._phase is Phase.LINGER:
             return
         if self._exchange is not None or self._queue:
             self._queue.append(request)
         else:
             self._serve(request)
+
+    def _is_offer(self, request: Request) -> bool:
+        return bool(self._parser.should_upgrade()) and request.method != b"CONNECT"
 
     # -- taking requests
 
@@ -193,9 +200,12 @@ class ClientConnection(asyncio.Protocol):
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                # The client offers another protocol (Java's HTTP client always offers h2c). The offer is
-                # declined by answering as ever; the parser stops behind the message, so go on from there.
-                data = data[upgrade.args[0] :]
+                if self._phase is Phase.LINGER or self._incoming is None:
+                    return
+                # The client offers another protocol (Java's HTTP client always offers h2c). RFC 9110 section
+                # 7.8 lets a server decline by answering as ever, but the parser takes the body for the other
+                # protocol's bytes: have a fresh one read the same request without the offer.
+                data = self._incoming.head_again() + data[upgrade.args[0] :]
                 self._parser = httptools.HttpRequestParser(self)
             else:
                 return
@@ -246,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
             worker.metrics.requests[(request.route_name, str(refusal.status))] += 1
             self.exchange_over(request)
         else:
-            exchange = Exchange(worker, self, request, worker.loop.time())
+            exchange = Exchange(worker, self, request)
             self._exchange = exchange
             worker.exchanges.add(exchange)
             exchange.start()

@@ -181,7 +181,12 @@ class EngineConnection(asyncio.Protocol):
             self._start_body(head[: end + 4], exchange)
             if self.exchange is not exchange:  # the exchange had enough of this answer
                 return
-        payload = self._body.feed(data)
+        try:
+            payload = self._body.feed(data)
+        except FramingError as error:
+            if error.decoded:
+                self._deliver(error.decoded, exchange, complete=False)
+            raise
         self._deliver(payload, exchange, complete=self._body.complete)
 
     def _start_body(self, head_bytes: bytes, exchange: Exchange) -> None:

@@ -45,7 +45,6 @@ class Request:
     __slots__ = (
         "_prefix",
         "body",
-        "complete",
         "head_bytes",
         "headers",
         "keep_alive",
@@ -74,7 +73,6 @@ class Request:
         self.parts: list[bytes] = []
         self.size = 0
         self.body = b""
-        self.complete = False
         self._prefix = b""
 
     @property
@@ -82,9 +80,13 @@ class Request:
         """The route's metric label: one label for every path that is not ours."""
         return self.route.name if self.route is not None else "other"
 
-    def check_head(self, version: str, method: bytes, head_limit: int, body_limit: int) -> Refusal | None:
+    def head_again(self) -> bytes:
+        """The head as it came, reduced to the headers that are known here."""
+        headers = b"".join(b"%b: %b\r\n" % header for header in self.headers.items())
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method, self.target, headers)
+
+    def check_head(self, version: str, head_limit: int, body_limit: int) -> Refusal | None:
         """What the parser accepts and we do not, then the route. Fills in what the rest needs."""
-        self.method = method
         self.version_1_1 = version == "1.1"
         headers = self.headers
         claimed = headers.get(b"x-request-id", b"")
@@ -93,7 +95,7 @@ class Request:
         self.route = ROUTES.get(path)
         return (
             self._check_framing(version, head_limit, body_limit)
-            or self._check_route(path, method)
+            or self._check_route(path, self.method)
             or self._check_media()
         )
 
@@ -101,6 +103,8 @@ class Request:
         headers = self.headers
         if self.head_bytes > head_limit:
             return head_too_large(head_limit)
+        if self.method == b"CONNECT":
+            return _broken("bad_method", "this is no proxy")
         if version not in ("1.1", "1.0"):
             return _broken("bad_version", f"HTTP/{version} is not spoken here; use HTTP/1.1")
         if self.repeated is not None:
@@ -174,8 +178,11 @@ class Request:
         if not isinstance(document, dict):
             return Refusal(400, "bad_json", "the body must be a JSON object", code="invalid_json")
         model = document.get("model")
-        if model is not None and model not in worker.served_models:
-            return _unknown_model(model, worker.served_models)
+        if model is not None:
+            if not isinstance(model, str):
+                return Refusal(400, "bad_model", "'model' must be a string", param="model")
+            if model not in worker.served_models:
+                return _unknown_model(model, worker.served_models)
         if self.route is not None and self.route.api == "responses":
             for field in ("previous_response_id", "conversation", "background"):
                 if document.get(field):
@@ -225,9 +232,7 @@ def _broken(reason: str, message: str) -> Refusal:
     return Refusal(400, reason, message, code="bad_request", close=True)
 
 
-def _unknown_model(model: object, served: frozenset[str]) -> Refusal:
-    if not isinstance(model, str):
-        return Refusal(400, "bad_model", "'model' must be a string", param="model")
+def _unknown_model(model: str, served: frozenset[str]) -> Refusal:
     shown = model if len(model) <= 100 else model[:100] + "…"
     known = ", ".join(sorted(served))
     return Refusal(

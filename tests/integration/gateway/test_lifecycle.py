@@ -1,0 +1,178 @@
+"""Workers and first processes that die, drains, and the socket that outlives them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+from .conftest import Gateway, Mock, chat, events_of, spawn_gateway, wait_until
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_killed_worker_is_replaced_and_new_connections_wait_for_it(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock())
+    assert chat(gateway).status_code == 200
+    (worker,) = gateway.workers()
+    os.kill(worker, signal.SIGKILL)
+    assert chat(gateway).status_code == 200
+    assert gateway.workers() != [worker]
+    assert gateway.metric("tri_gateway_worker_restarts_total") == 1
+    # What the dead worker had counted is not lost, up to its last report.
+    assert gateway.metric("tri_gateway_requests_total", status="200") >= 1
+
+
+def test_a_killed_workers_neighbour_keeps_its_streams(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock("--itl-ms", "40"), workers=2)
+    streams = [chat(gateway, stream=True, tokens=50) for _ in range(8)]
+    wait_until(lambda: sum(w["in_flight"] for w in gateway.status["workers"]) == 8)
+    victim, survivor = sorted(gateway.status["workers"], key=lambda worker: worker["in_flight"])
+    os.kill(victim["pid"], signal.SIGKILL)
+    whole = 0
+    for stream in streams:
+        try:
+            whole += events_of(stream)[-1] == b"data: [DONE]"
+        except requests.exceptions.RequestException:
+            continue
+    assert whole == survivor["in_flight"]
+
+
+def test_workers_end_when_the_first_process_is_gone(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock(), workers=2)
+    workers = gateway.workers()
+    gateway.process.kill()
+    gateway.process.wait()
+    wait_until(lambda: not any(map(alive, workers)), what="the workers' end")
+
+
+def test_connections_wait_for_the_next_gateway_on_the_same_socket(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock())
+    (worker,) = gateway.workers()
+    gateway.process.kill()
+    gateway.process.wait()
+    wait_until(lambda: not alive(worker))
+    answers: list[int] = []
+    client = threading.Thread(target=lambda: answers.append(chat(gateway).status_code))
+    client.start()
+    time.sleep(0.5)
+    assert not answers
+    successor = spawn_gateway(gateway.directory, gateway.listener, gateway.config)
+    client.join(15)
+    successor.stop()
+    # The roster's first probe may come after the request: 503 is an answer, a refused connection is not.
+    assert answers in ([200], [503])
+
+
+def test_a_drain_lets_streams_end_and_takes_no_new_work(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock("--itl-ms", "50"), workers=2)
+    with socket.create_connection(gateway.address, timeout=10) as idle:
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in idle.recv(4096)
+        stream = chat(gateway, stream=True, tokens=30)
+        wait_until(lambda: sum(w["in_flight"] for w in gateway.status["workers"]) == 1)
+        gateway.process.send_signal(signal.SIGTERM)
+        assert idle.recv(1) == b""
+    assert events_of(stream)[-1] == b"data: [DONE]"
+    assert gateway.process.wait(10) == 0
+
+
+def test_a_drain_has_an_end_and_says_so_in_the_stream(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock("--itl-ms", "100"), timeouts={"drain": 1.0})
+    stream = chat(gateway, stream=True, tokens=1000)
+    waiting: list[int] = []
+    client = threading.Thread(target=lambda: waiting.append(chat(gateway, fault="stall-before").status_code))
+    client.start()
+    wait_until(lambda: sum(w["in_flight"] for w in gateway.status["workers"]) == 2)
+    started = time.monotonic()
+    assert gateway.admin("POST", "/drain")[0] == 200
+    assert b"shutting down" in events_of(stream)[-1]
+    client.join(10)
+    assert waiting == [503]
+    assert gateway.process.wait(10) == 0
+    assert time.monotonic() - started < 6
+
+
+def test_the_metrics_port_tells_and_changes_nothing(pair: tuple[Gateway, Mock, Mock]) -> None:
+    gateway, *_ = pair
+    base = f"http://127.0.0.1:{gateway.status['admin_port']}"
+    assert "tri_gateway_requests_total" in requests.get(f"{base}/metrics", timeout=5).text
+    assert requests.put(f"{base}/roster", json={"replicas": []}, timeout=5).status_code == 404
+    assert requests.post(f"{base}/drain", timeout=5).status_code == 404
+    assert gateway.status["ready"]
+
+
+def test_the_admin_socket_is_its_owners_alone(pair: tuple[Gateway, Mock, Mock]) -> None:
+    gateway, *_ = pair
+    assert Path(gateway.config["admin_socket"]).stat().st_mode & 0o777 == 0o600
+
+
+BAD_STARTS = {
+    "no file": ('{"never": "written"}', "cannot read", True),
+    "no JSON": ("{", "Invalid JSON", False),
+    "unknown key": ('{"release":"a","served_models":["m"],"admin_socket":"/tmp/x","nope":1}', "nope", False),
+}
+
+
+@pytest.mark.parametrize("name", BAD_STARTS)
+def test_a_bad_configuration_is_one_line_and_exit_16(tmp_path: Path, name: str) -> None:
+    text, expected, missing = BAD_STARTS[name]
+    file = tmp_path / "gateway.json"
+    if not missing:
+        file.write_text(text)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        result = subprocess.run(
+            [
+                *(sys.executable, "-m", "tri_serve.gateway", "--config", str(file)),
+                "--listen-fd",
+                str(listener.fileno()),
+            ],
+            pass_fds=(listener.fileno(),),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert result.returncode == 16
+    assert result.stderr.startswith("error: ")
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_descriptor_that_does_not_listen_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.json"
+    file.write_text('{"release":"a","served_models":["m"],"admin_socket":"/nonexistent/x"}')
+    result = subprocess.run(
+        [*(sys.executable, "-m", "tri_serve.gateway", "--config", str(file)), "--listen-fd", "0"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.returncode == 16
+    assert "--listen-fd 0" in result.stderr

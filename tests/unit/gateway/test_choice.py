@@ -1,0 +1,82 @@
+"""Who gets a request: the policy, and the ledger that feeds it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tri_serve.gateway.config import ReplicaAddress
+from tri_serve.gateway.ledger import DOUBT_SECONDS, Ledger
+from tri_serve.gateway.policy import Load, least_loaded
+
+
+def addresses(count: int) -> list[ReplicaAddress]:
+    return [ReplicaAddress(name=f"replica-{n}", host="127.0.0.1", port=9000 + n) for n in range(count)]
+
+
+def ledger(*ready: bool) -> Ledger:
+    book = Ledger(engine_key=None)
+    book.update(list(zip(addresses(len(ready)), ready, strict=True)))
+    return book
+
+
+def test_the_replica_with_the_fewest_requests_is_taken() -> None:
+    loads = [Load("a", 3), Load("b", 1), Load("c", 2)]
+    assert [least_loaded(loads, tie) for tie in range(5)] == [1] * 5
+
+
+def test_equals_share_requests_evenly() -> None:
+    loads = [Load("a", 1), Load("b", 2), Load("c", 1)]
+    assert Counter(least_loaded(loads, tie) for tie in range(100)) == {0: 50, 2: 50}
+
+
+def test_no_replica_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no replica"):
+        least_loaded([], 0)
+
+
+def test_a_replica_that_is_not_ready_or_was_tried_is_never_chosen() -> None:
+    book = ledger(True, False, True)
+    first, _, last = book.replicas
+    assert {book.choose(tie, 0.0, []) for tie in range(10)} == {first, last}
+    assert {book.choose(tie, 0.0, [first]) for tie in range(10)} == {last}
+    assert book.choose(0, 0.0, [first, last]) is None
+
+
+def test_a_doubted_replica_is_taken_only_when_no_other_is_left() -> None:
+    book = ledger(True, True)
+    first, second = book.replicas
+    first.doubted_until = 10.0
+    assert {book.choose(tie, 9.0, []) for tie in range(10)} == {second}
+    assert book.choose(0, 9.0, [second]) is first
+    assert {book.choose(tie, 10.0, []) for tie in range(10)} == {first, second}
+    assert DOUBT_SECONDS > 0
+
+
+def test_a_new_roster_keeps_counts_of_those_who_stay_and_retires_those_who_go() -> None:
+    book = ledger(True, True)
+    first, second = book.replicas
+    first.in_flight = 7
+    book.update([(first.address, True)])
+    assert book.replicas == [first]
+    assert first.in_flight == 7
+    assert second.retired
+    assert not second.ready
+
+
+def test_a_replica_that_becomes_ready_again_is_not_doubted_any_more() -> None:
+    book = ledger(True)
+    (replica,) = book.replicas
+    replica.doubted_until = 10.0
+    book.update([(replica.address, False)])
+    book.update([(replica.address, True)])
+    assert replica.doubted_until == 0.0
+
+
+def test_a_name_at_another_address_is_another_replica() -> None:
+    book = ledger(True)
+    (before,) = book.replicas
+    moved = ReplicaAddress(name=before.name, host="127.0.0.1", port=9999)
+    book.update([(moved, True)])
+    assert book.replicas[0] is not before

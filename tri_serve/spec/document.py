@@ -130,6 +130,9 @@ class DocumentReader:
     def _scalar(self, event: ScalarEvent) -> Scalar:
         if event.tag is not None:
             raise self._error(f"the tag {event.tag} is not taken", event)
+        if "\0" in event.value:
+            # Neither a path nor an argument nor a variable can hold one.
+            raise self._error("a NUL character is not taken", event)
         # A plain scalar's style is None from PyYAML's own parser and "" from libyaml.
         quoted = bool(event.style)
         return Scalar(self._value(event, quoted), event.value, self._origin(event), quoted)
@@ -140,19 +143,25 @@ class DocumentReader:
         tag = str(self._resolver.resolve(ScalarNode, text, event.implicit))  # type: ignore[no-untyped-call]
         if quoted or _SURPRISING.fullmatch(text):
             return text
-        node = ScalarNode(tag, text)
-        match tag.rpartition(":")[2]:
+        try:
+            return self._constructed(tag.rpartition(":")[2], ScalarNode(tag, text))
+        except ValueError:
+            # PyYAML takes `0x_` and `._` for numbers and then fails; Python bounds the digits of a number.
+            return text
+
+    def _constructed(self, kind: str, node: ScalarNode) -> str | int | float | bool | None:
+        match kind:
             case "int":
                 return int(self._resolver.construct_yaml_int(node))
             case "float":
                 number = float(self._resolver.construct_yaml_float(node))
-                return number if math.isfinite(number) else text
+                return number if math.isfinite(number) else str(node.value)
             case "bool":
                 return bool(self._resolver.construct_yaml_bool(node))
             case "null":
                 return None
             case _:
-                return text
+                return str(node.value)
 
     def _origin(self, event: Event) -> Origin:
         if self._place.kind not in ("file", "preset"):

@@ -6,6 +6,7 @@ working directory, as with every program.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,4 +33,8 @@ def _resolved(node: Scalar) -> Node:
     base = Path.cwd()
     if node.origin.kind == "file":
         base = base / Path(node.origin.name).parent
-    return replace(node, value=str((base / Path(node.value).expanduser()).absolute()))
+    path = Path(node.value)
+    # `~nobody` stays as it is: whoever opens it says that it is not there.
+    with contextlib.suppress(RuntimeError):
+        path = path.expanduser()
+    return replace(node, value=str((base / path).absolute()))

@@ -20,7 +20,10 @@ def file_schema() -> dict[str, Any]:
     for model in (schema, *schema["$defs"].values()):
         model.pop("required", None)
         properties = model["properties"].items()
-        model["properties"] = {name: _nullable(entry, schema["$defs"]) for name, entry in properties}
+        model["properties"] = {name: _property(entry, schema["$defs"]) for name, entry in properties}
+    for model in schema["$defs"].values():
+        # A section whose keys are all commented out is null to YAML.
+        model["type"] = ["object", "null"]
     preset = {
         "description": "The preset that this file builds on; `tri-serve presets` lists them.",
         "enum": [*preset_names(), None],
@@ -36,21 +39,31 @@ def file_schema() -> dict[str, Any]:
     }
 
 
-def _nullable(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        name: entry[name] for name in ("description", "default", "examples") if name in entry
-    }
+def _property(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in entry:
-        # A section's default is the sum of its keys' own; editors show the section's description instead.
-        described = {"description": definitions[entry["$ref"].rpartition("/")[2]]["description"]}
-    if "description" in described:
-        described["description"] = " ".join(described["description"].split())
-    choice = {
-        name: value
-        for name, value in entry.items()
-        if name not in ("description", "default", "examples", "title")
-    }
-    choices = choice.get("anyOf", [choice])
-    if {"type": "null"} not in choices:
-        choices = [*choices, {"type": "null"}]
-    return {**described, "anyOf": choices}
+        # A section's default is the sum of its keys' own; its description is what an editor should show.
+        return {
+            "description": definitions[entry["$ref"].rpartition("/")[2]]["description"],
+            "$ref": entry["$ref"],
+        }
+    described = {"description": " ".join(entry["description"].split())} if "description" in entry else {}
+    return described | _nullable(
+        {name: value for name, value in entry.items() if name not in ("title", "description")}
+    )
+
+
+def _nullable(entry: dict[str, Any]) -> dict[str, Any]:
+    if "anyOf" in entry:
+        choices = [choice for choice in entry["anyOf"] if choice != {"type": "null"}]
+        return {**entry, "anyOf": [*choices, {"type": "null"}]}
+    widened = {**entry, "type": [entry["type"], "null"]}
+    if "const" in entry:
+        widened["enum"] = [widened.pop("const")]
+    if "enum" in widened:
+        widened["enum"] = [*widened["enum"], None]
+    if "patternProperties" in entry:
+        # Null takes one name out of the map.
+        patterns = entry["patternProperties"].items()
+        widened["patternProperties"] = {pattern: _nullable(value) for pattern, value in patterns}
+        widened["additionalProperties"] = False
+    return widened

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tri_serve.errors import SpecError
 from tri_serve.spec.document import MAX_BYTES, MAX_VALUES
@@ -94,6 +95,7 @@ NOT_A_SPEC = [
     ("a: &x 1\nb: *x\n", "tri-serve.yaml:1: anchors and aliases are not taken"),
     ("b: *x\n", "tri-serve.yaml:1: anchors and aliases are not taken"),
     ("a: !!python/object:os.system 1\n", "tri-serve.yaml:1: the tag"),
+    ('model: {source: "~\\0"}\n', "tri-serve.yaml:1: a NUL character is not taken"),
     ("? [a]\n: b\n", "tri-serve.yaml:1: a key must be plain text"),
     ("{{ values }}\n", "tri-serve.yaml:1: a key must be plain text"),
     (BASE + "---\n" + BASE, "tri-serve.yaml:2: a second document begins here"),
@@ -228,3 +230,27 @@ def test_keys_that_yaml_reads_as_booleans_stay_names(write_spec) -> None:
     spec = load_spec(None, [path], {}).spec
     assert spec.engine.env == {"NO": "a", "on": "b"}
     assert spec.model.revision == "2024-01-01"
+
+
+@pytest.mark.parametrize("text", ["0x_", "0b_", "._", "9" * 5_000, "1e400", ".nan"])
+def test_what_yaml_takes_for_a_number_but_is_none_is_text(refusal, text: str) -> None:
+    error = refusal(BASE + f"gateway: {{port: {text}}}\n")
+    assert "gateway.port: found the text" in error.message
+    assert len(error.message) < 200
+
+
+def test_files_read_the_same_without_libyaml(refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = BASE + "gateway: {port: '8001', workers: 2}\nmodel: {served_name: no}\n"
+    fast = refusal(text).problems
+    monkeypatch.delattr(yaml, "CSafeLoader")
+    assert refusal(text).problems == fast
+    assert len(fast) == 2
+    assert refusal("gateway:\n\tport: 1\n").message == (
+        "tri-serve.yaml:2: not valid YAML: a tab; YAML is indented with spaces"
+    )
+    assert "U+0007" in refusal("model: \x07\n").message
+
+
+def test_the_home_of_nobody_is_left_to_whoever_opens_it(write_spec) -> None:
+    path = write_spec(BASE + "model: {source: ~no-such-user/m}\n")
+    assert load_spec(None, [path], {}).spec.model.source.endswith("/~no-such-user/m")

@@ -1,0 +1,85 @@
+"""From ``model.source`` to a directory on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from tri_serve.checkpoint.tiny import TINY_FORMATS, tiny_checkpoint
+from tri_serve.errors import CheckpointError
+from tri_serve.spec.engine import ModelSpec
+
+TINY = "tiny:"
+
+# huggingface_hub's rule for repository names, with the owner that every model has.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """The directory with the checkpoint that ``model`` names.
+
+    ``tiny:*`` is made in ``cache``. A directory is taken as it is. ``owner/name`` is looked up in the local Hugging
+    Face cache; nothing is downloaded. Raises CheckpointError if it is not there, saying how to get it.
+    """
+    source = model.source
+    if source.startswith(TINY):
+        return _tiny(source.removeprefix(TINY), cache)
+    directory = Path(source).expanduser()
+    if directory.is_dir():
+        return directory.resolve()
+    if _HUB_NAME.fullmatch(source) and not directory.exists():
+        return _in_hub_cache(source, model.revision, hub_cache(environ))
+    found = "it is not a directory" if directory.exists() else "there is no such directory"
+    raise CheckpointError(
+        f"model.source is {source}: {found}; a directory, a hub name (owner/name) or "
+        f"{' '.join(TINY + name for name in TINY_FORMATS)} is allowed",
+        path=directory,
+        hint=f"a relative path starts from {Path.cwd()}" if not directory.is_absolute() else None,
+    )
+
+
+def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where huggingface_hub keeps what it downloaded, by its own rules."""
+    if environ.get("HF_HUB_CACHE"):
+        return Path(environ["HF_HUB_CACHE"]).expanduser()
+    if environ.get("HF_HOME"):
+        return Path(environ["HF_HOME"]).expanduser() / "hub"
+    home = Path(environ["XDG_CACHE_HOME"]) if environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
+    return home / "huggingface" / "hub"
+
+
+def _tiny(name: str, cache: Path) -> Path:
+    for fmt in TINY_FORMATS:
+        if fmt == name:
+            return tiny_checkpoint(fmt, cache)
+    raise CheckpointError(
+        f"model.source is {TINY}{name}; {', '.join(TINY + fmt for fmt in TINY_FORMATS)} are allowed",
+        hint=f"set model.source to {TINY}awq",
+    )
+
+
+def _in_hub_cache(name: str, revision: str | None, hub: Path) -> Path:
+    repository = hub / f"models--{name.replace('/', '--')}"
+    wanted = revision or "main"
+    # A branch or tag is a file that holds the commit; a commit is its own name.
+    commit = wanted
+    # A revision that climbs out of refs/ names nothing of the hub's.
+    if not wanted.startswith("/") and ".." not in wanted.split("/"):
+        reference = repository / "refs" / wanted
+        commit = (
+            reference.read_text(encoding="utf-8", errors="replace").strip() if reference.is_file() else wanted
+        )
+    snapshot = repository / "snapshots" / commit
+    if _COMMIT.fullmatch(commit) and snapshot.is_dir():
+        return snapshot
+    flag = f" --revision {revision}" if revision else ""
+    raise CheckpointError(
+        f"model.source is {name}: revision {wanted} is neither a directory here nor in the Hugging Face cache "
+        f"({hub})",
+        path=repository,
+        hint=f"fetch it with `hf download {name}{flag}` and start again, or set model.source to its directory",
+    )

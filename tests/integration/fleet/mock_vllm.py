@@ -1,0 +1,31 @@
+"""A stand-in for ``vllm serve``: takes its command line, runs the mock engine. For ``engine.command`` of a spec.
+
+Variables (``engine.env``) make it misbehave: MOCK_EXIT ends it at once with that code, MOCK_START_SECONDS makes
+it slow to start, MOCK_FLAGS are further flags of the mock engine.
+"""
+
+import os
+import shlex
+import sys
+import time
+
+values = dict(
+    word.removeprefix("--").split("=", 1) for word in sys.argv[1:] if word.startswith("--") and "=" in word
+)
+print("mock vllm starts", sys.argv[1], flush=True)
+time.sleep(float(os.environ.get("MOCK_START_SECONDS", "0")))
+if "MOCK_EXIT" in os.environ:
+    print("RuntimeError: no kernel for this checkpoint", file=sys.stderr, flush=True)
+    sys.exit(int(os.environ["MOCK_EXIT"]))
+os.execv(
+    sys.executable,
+    [
+        sys.executable,
+        "-m",
+        "tri_serve.mock",
+        f"--host={values['host']}",
+        f"--port={values['port']}",
+        f"--model={values['served-model-name']}",
+        *shlex.split(os.environ.get("MOCK_FLAGS", "")),
+    ],
+)

@@ -1,0 +1,170 @@
+"""``tri-serve up``, ``status``, ``logs``, ``restart`` and ``down``: the fleet of a release on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from tri_serve.cli.options import SpecSelection, output_option, release_option, spec_options
+
+if TYPE_CHECKING:
+    from tri_serve.fleet.release import ReleasePaths
+
+NOT_READY = 1
+"""Exit code of `status` for a fleet that runs but cannot answer yet, or no more."""
+
+
+@click.command()
+@spec_options
+@release_option
+@click.option(
+    "--foreground", is_flag=True, help="Stay in the foreground, as systemd wants it; Ctrl-C stops all."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="Give up, and stop everything, if the fleet is not ready by then.",
+)
+def up(selection: SpecSelection, release: str, foreground: bool, timeout: float | None) -> None:
+    """Start the fleet that the spec describes, or change it.
+
+    Without a spec it serves the tiny checkpoint that comes with tri-serve. Running already with the same spec:
+    nothing happens. With another: the difference is shown and applied, with as little disturbance as it takes.
+    The fleet goes on when this command has ended; `tri-serve down` stops it.
+    """
+    from tri_serve.cli import fleet_up
+
+    loaded = selection.load()
+    fleet_up.up(loaded, release, foreground=foreground, timeout=timeout)
+
+
+@click.command()
+@release_option
+@output_option()
+@click.pass_context
+def status(context: click.Context, release: str, output: str) -> None:
+    """Show gateway and replicas of a release.
+
+    Without -r and with several releases: one line for each. Exit code 0: the gateway answers requests; 1: it
+    runs but does not; 17: nothing runs.
+    """
+    from tri_serve.cli import fleet_views as views
+    from tri_serve.cli.output import print_data
+    from tri_serve.errors import FleetError
+    from tri_serve.fleet.detached import current_fleet
+    from tri_serve.fleet.release import known_releases, release_paths
+
+    chosen = context.get_parameter_source("release") is not ParameterSource.DEFAULT
+    names = known_releases()
+    if not chosen and len(names) > 1:
+        all_found = {name: fleet for name in names if (fleet := current_fleet(release_paths(name)))}
+        if output == "table":
+            views.print_releases(all_found)
+        else:
+            print_data([views.status_data(f.state, alive=f.alive) for f in all_found.values()], output)
+        context.exit(0 if all(f.alive and f.state.ready for f in all_found.values()) else NOT_READY)
+    if not chosen and len(names) == 1:
+        release = names[0]
+    found = current_fleet(release_paths(release))
+    if found is None:
+        raise FleetError(
+            f"release {release} is not running", hint=f"tri-serve up{views.release_flag(release)}"
+        )
+    if output == "table":
+        views.print_status(found.state, alive=found.alive)
+    else:
+        print_data(views.status_data(found.state, alive=found.alive), output)
+    if not found.alive:
+        context.exit(FleetError.exit_code)
+    context.exit(0 if found.state.ready else NOT_READY)
+
+
+@click.command()
+@click.argument("name", required=False, metavar="[REPLICA|gateway|supervisor]")
+@release_option
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+@click.option(
+    "--tail",
+    "count",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Lines of each log to begin with.",
+)
+def logs(name: str | None, release: str, follow: bool, count: int) -> None:
+    """Print the logs of a release: all of them, or one."""
+    from tri_serve.errors import FleetError
+    from tri_serve.fleet.log_files import follow as follow_files
+    from tri_serve.fleet.log_files import last_lines, log_files
+    from tri_serve.fleet.release import release_paths
+
+    files = log_files(release_paths(release), name)
+    if not files:
+        raise FleetError(f"release {release} has no logs yet", hint="tri-serve status shows what runs")
+    offsets: dict[str, int] = {}
+    for each, path in files.items():
+        lines, offsets[each] = last_lines(path, count)
+        if len(files) > 1 and lines:
+            click.echo(click.style(f"==> {each} <==", bold=True))
+        for line in lines:
+            click.echo(line)
+    if follow:
+        for each, line in follow_files(files, offsets, lambda: True):
+            click.echo(f"{click.style(each, bold=True)} | {line}" if len(files) > 1 else line)
+
+
+@click.command()
+@click.argument("name", required=False, metavar="[REPLICA|gateway]")
+@release_option
+def restart(name: str | None, release: str) -> None:
+    """Restart one engine, the gateway, or every engine, one after the other.
+
+    An engine finishes what it has running first. The gateway's port stays open meanwhile.
+    """
+    from tri_serve.fleet import detached
+
+    paths = _running(release)
+    detached.restart(paths, name, lambda line: click.echo(line, err=True))
+    click.echo(f"{name or 'every engine'} restarted")
+
+
+@click.command()
+@release_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Kill what has not ended by then. [default: the spec's drain and shutdown times]",
+)
+def down(release: str, timeout: float | None) -> None:
+    """Stop everything that up started for the release, and only that.
+
+    Running answers may finish first: the gateway takes no new ones, then the engines stop.
+    """
+    from tri_serve.fleet import detached
+    from tri_serve.fleet.release import release_paths
+
+    stopped = detached.stop(
+        release_paths(release), timeout=timeout, progress=lambda line: click.echo(line, err=True)
+    )
+    click.echo(f"{release} is stopped" if stopped else f"{release} was not running")
+
+
+def _running(release: str) -> ReleasePaths:
+    """The paths of a release that runs. Raises FleetError if it does not."""
+    from tri_serve.cli.fleet_views import release_flag
+    from tri_serve.errors import FleetError
+    from tri_serve.fleet.detached import find_fleet
+    from tri_serve.fleet.release import release_paths
+
+    paths = release_paths(release)
+    found = find_fleet(paths)
+    if found is None or not found.alive:
+        gone = "" if found is None else ": its supervisor is gone"
+        raise FleetError(
+            f"release {release} is not running{gone}", hint=f"tri-serve up{release_flag(release)}"
+        )
+    return paths

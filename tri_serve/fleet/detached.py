@@ -1,0 +1,227 @@
+"""The supervisor seen from a command: start it, follow it, ask it, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tri_serve.errors import FleetError
+from tri_serve.fleet.control import Progress, as_exception, ask
+from tri_serve.fleet.desired import Desired
+from tri_serve.fleet.release import ReleasePaths
+from tri_serve.fleet.state import FleetPhase, FleetState, SupervisorState, read_state, write_private
+from tri_serve.process import logs
+from tri_serve.process.strays import command_of, sweep
+
+_POLL = 0.1
+_STOP_PATIENCE = 15.0
+"""Seconds beyond the stop's own deadline until a supervisor that does not end is killed."""
+_SECRETS = frozenset({"TRI_SERVE_API_KEYS", "TRI_SERVE_API_KEY"})
+
+
+Supervisor = subprocess.Popen[bytes]
+"""A supervisor that this process started."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A release as it is found: its last written state, and whether its supervisor lives."""
+
+    state: FleetState
+    alive: bool
+
+
+def find_fleet(paths: ReleasePaths) -> Found | None:
+    """What is known of the release; None if nothing runs. Raises FleetError for a damaged state."""
+    state = read_state(paths.state)
+    return None if state is None else Found(state, state.supervisor.alive)
+
+
+def live_state(paths: ReleasePaths) -> FleetState:
+    """The state as the supervisor tells it now. Raises FleetError if it does not answer."""
+    return FleetState.model_validate(ask(paths.control_socket, "status", timeout=10.0))
+
+
+def current_fleet(paths: ReleasePaths) -> Found | None:
+    """As ``find_fleet``, with the state as a living supervisor tells it now.
+
+    Raises FleetError if the supervisor lives but does not answer.
+    """
+    found = find_fleet(paths)
+    if found is None or not found.alive:
+        return found
+    try:
+        return Found(live_state(paths), alive=True)
+    except FleetError:
+        again = find_fleet(paths)  # it may just have ended
+        if again is None or not again.alive:
+            return again
+        raise
+
+
+def start_supervisor(paths: ReleasePaths, desired: Desired) -> Supervisor:
+    """Start a supervisor that outlives us. The release's folder must exist."""
+    write_private(paths.desired, desired.model_dump_json())
+    paths.state.unlink(missing_ok=True)
+    output = logs.open_log(paths.log("supervisor"))
+    try:
+        return subprocess.Popen(
+            # -P: a folder called tri_serve in the working directory must not shadow the package.
+            [sys.executable, "-P", "-m", "tri_serve.fleet.supervisor", "--state", str(paths.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd="/",
+            env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+        )
+    finally:
+        os.close(output)
+
+
+def follow_start(
+    paths: ReleasePaths, supervisor: Supervisor, *, timeout: float | None
+) -> Iterator[FleetState | None]:
+    """States while the fleet starts, several a second (None: not known yet); ends when it runs.
+
+    Raises what kept it from starting, or FleetError when ``timeout`` seconds are over.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        if supervisor.poll() is not None:
+            state = read_state(paths.state)
+            if state is not None and state.error is not None:
+                raise as_exception(state.error)
+            tail = logs.tail(paths.log("supervisor"), 3)
+            raise FleetError(
+                f"the supervisor ended with exit code {supervisor.returncode}: "
+                + (" / ".join(tail) or "no words")
+            )
+        state = None
+        if paths.control_socket.exists():
+            try:
+                state = live_state(paths)
+            except FleetError:
+                state = None  # it is just starting, or just ending: the next round tells
+        yield state
+        if state is not None and state.phase is FleetPhase.RUNNING:
+            return
+        if deadline is not None and time.monotonic() > deadline:
+            raise FleetError(
+                f"release {paths.release} was not ready within {timeout:g} s",
+                hint="give it more with --timeout, or see tri-serve logs",
+            )
+        time.sleep(_POLL)
+
+
+def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
+    """End a supervisor that is still starting, and everything it started; takes at most some seconds."""
+    if supervisor.poll() is None:
+        try:
+            ask(paths.control_socket, "stop", {"timeout": 5.0}, timeout=10.0)
+        except FleetError:
+            supervisor.terminate()
+        try:
+            supervisor.wait(_STOP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            supervisor.kill()
+            supervisor.wait()
+    state = read_state(paths.state)
+    if state is not None:
+        asyncio.run(sweep(state.supervisor.token, grace=0.0))
+        paths.state.unlink(missing_ok=True)
+
+
+def apply(paths: ReleasePaths, desired: Desired, *, preview: bool, progress: Progress) -> AppliedChanges:
+    """Ask the supervisor to get to ``desired``, or (``preview``) only what that would do."""
+    answer = ask(
+        paths.control_socket,
+        "apply",
+        {"desired": desired.model_dump_json(), "preview": preview},
+        timeout=None,
+        progress=progress,
+    )
+    return AppliedChanges(
+        changed=bool(answer["changed"]),
+        differences=tuple(answer["differences"]),
+        actions=tuple(answer["actions"]),
+    )
+
+
+@dataclass(frozen=True)
+class AppliedChanges:
+    """What the supervisor says that it changed or would change."""
+
+    changed: bool
+    differences: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+def restart(paths: ReleasePaths, name: str | None, progress: Progress) -> None:
+    """Restart a replica, the gateway, or every replica."""
+    ask(paths.control_socket, "restart", {"name": name}, timeout=None, progress=progress)
+
+
+def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress) -> bool:
+    """Stop everything of the release; False if nothing ran. Works on what a dead supervisor left, too.
+
+    Bounded: after ``timeout`` (none: the spec's drain and shutdown times) everything is killed.
+    """
+    try:
+        state = read_state(paths.state)
+    except FleetError as error:
+        progress(error.message)
+        paths.state.unlink()
+        return stop_by_folder(paths, progress)
+    if state is None:
+        return False
+    supervisor = state.supervisor
+    was_alive = supervisor.alive
+    if was_alive:
+        _stop_supervisor(paths, supervisor, timeout, progress)
+    else:
+        progress("its supervisor is gone; looking for what it left behind")
+    swept = asyncio.run(sweep(supervisor.token, grace=2.0))
+    if swept:
+        progress(f"ended {len(swept)} process{'' if len(swept) == 1 else 'es'} that were left")
+    paths.state.unlink(missing_ok=True)
+    return was_alive or bool(swept) or state.phase is not FleetPhase.FAILED
+
+
+def stop_by_folder(paths: ReleasePaths, progress: Progress) -> bool:
+    """Without a readable state: end the supervisor that was started for this very folder."""
+    found = False
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        words = command_of(int(entry.name))
+        if "tri_serve.fleet.supervisor" in words and words.endswith(f"--state {paths.root}"):
+            found = True
+            progress(f"ending its supervisor, pid {entry.name}")
+            os.kill(int(entry.name), signal.SIGTERM)
+    return found
+
+
+def _stop_supervisor(
+    paths: ReleasePaths, supervisor: SupervisorState, timeout: float | None, progress: Progress
+) -> None:
+    try:
+        ask(paths.control_socket, "stop", {"timeout": timeout}, timeout=None, progress=progress)
+    except FleetError as error:
+        if supervisor.alive:
+            progress(f"{error.message}; sending it a SIGTERM")
+            os.kill(supervisor.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_PATIENCE + (timeout or 0.0)
+    while supervisor.alive:
+        if time.monotonic() > deadline:
+            progress("the supervisor does not end: killing it")
+            os.kill(supervisor.pid, signal.SIGKILL)
+            deadline += _STOP_PATIENCE
+        time.sleep(0.03)

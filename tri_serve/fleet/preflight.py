@@ -1,0 +1,203 @@
+"""What can be known before anything starts: everything that would fail later is said now, and at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from tri_serve.checkpoint.inspect import CheckpointFacts, inspect_checkpoint
+from tri_serve.checkpoint.resolve import resolve_source
+from tri_serve.errors import (
+    EngineEnvironmentError,
+    MissingExtraError,
+    ResourceError,
+    TriServeError,
+    UsageError,
+)
+from tri_serve.fleet.keys import client_key_hashes
+from tri_serve.fleet.local import LOG_BYTES
+from tri_serve.launch.device import Device, detect_device
+from tri_serve.launch.environment import find_environment
+from tri_serve.places import cache_dir, data_dir
+from tri_serve.process.ports import bind_listener
+from tri_serve.spec.gateway import GatewaySpec
+from tri_serve.spec.models import Spec
+
+_GIB = 2**30
+ENGINE_BASE_BYTES = int(2.2 * _GIB)
+"""Resident memory of a vLLM 0.32 CPU engine without weights and KV cache: Python, torch, two processes."""
+_WEIGHTS_FACTOR = 2.0
+"""While a CPU engine repacks 4-bit weights for its kernels, both forms exist."""
+GATEWAY_BYTES = 128 * 2**20
+_STATE_BYTES = 64 * 2**20
+_GATEWAY_PACKAGES = ("uvloop", "httptools", "orjson")
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found. ``install`` says that the managed engine environment has to be made first."""
+
+    device: Device
+    checkpoint: CheckpointFacts
+    install: bool
+    client_keys: int
+
+
+@dataclass
+class _Problems:
+    found: list[TriServeError] = field(default_factory=list)
+
+    def collect(self, check: Callable[[], object]) -> None:
+        try:
+            check()
+        except TriServeError as error:
+            self.found.append(error)
+
+    def raise_any(self) -> None:
+        """Raise what was found: one error as it is, several as one that lists them."""
+        if not self.found:
+            return
+        if len(self.found) == 1:
+            raise self.found[0]
+        lines = [f"{len(self.found)} things stand in the way:"]
+        for error in self.found:
+            lines.append(f"  - {error.message}")
+            if error.hint:
+                lines.append(f"    hint: {error.hint}")
+        combined = TriServeError("\n".join(lines))
+        combined.exit_code = self.found[0].exit_code
+        raise combined
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that new processes can take: the machine's, or what a cgroup leaves of it."""
+    meminfo = dict(
+        line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines() if ":" in line
+    )
+    available = int(meminfo["MemAvailable"].split()[0]) * 1024
+    group = root / "sys/fs/cgroup"
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        current = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return available
+    return available if limit == "max" else min(available, max(0, int(limit) - current))
+
+
+def engine_memory(spec: Spec, device: Device, weights: int) -> int:
+    """Bytes of main memory that one engine takes, estimated."""
+    if device == "cuda":
+        return ENGINE_BASE_BYTES
+    return ENGINE_BASE_BYTES + int(weights * _WEIGHTS_FACTOR) + int(spec.engine.cpu_kv_cache_gib * _GIB)
+
+
+def check_memory(spec: Spec, device: Device, weights: int, *, engines: int, available: int) -> None:
+    """Raises ResourceError if ``engines`` more of them do not fit into ``available`` bytes."""
+    each = engine_memory(spec, device, weights)
+    needed = engines * each + GATEWAY_BYTES
+    if needed <= available:
+        return
+    kv = f", {spec.engine.cpu_kv_cache_gib:g} GiB of it KV cache" if device == "cpu" else ""
+    fitting = max(0, (available - GATEWAY_BYTES) // each)
+    raise ResourceError(
+        f"memory: {engines} engine{'' if engines == 1 else 's'} of about {each / _GIB:.1f} GiB{kv} need "
+        f"{needed / _GIB:.1f} GiB, and {available / _GIB:.1f} GiB are available",
+        hint=f"--set fleet.replicas={fitting} fits"
+        if fitting and engines > 1
+        else "stop other programs, or take a smaller checkpoint"
+        + (" or KV cache (--set engine.cpu_kv_cache_gib=0.5)" if device == "cpu" else ""),
+    )
+
+
+def check_disk(folder: Path, needed: int, purpose: str) -> None:
+    """Raises ResourceError if the disk of ``folder`` (or of its first existing parent) has too little left."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise ResourceError(f"{existing}: {error.strerror}") from error
+    if free < needed:
+        raise ResourceError(
+            f"disk: {purpose} in {folder} need {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free"
+        )
+    if not os.access(existing, os.W_OK):
+        raise ResourceError(f"{existing} cannot be written, and {purpose} go there")
+
+
+def check_exposure(gateway: GatewaySpec, client_keys: int) -> None:
+    """Raises UsageError if everybody on the network could use the model and nobody said that this is meant."""
+    if gateway.is_loopback or client_keys or gateway.allow_unauthenticated:
+        return
+    raise UsageError(
+        f"gateway.host {gateway.host} can be reached from other machines, and no client key is set",
+        hint="tri-serve keys create NAME makes a key; --set gateway.allow_unauthenticated=true lets all in",
+    )
+
+
+def check_packages() -> None:
+    """Raises MissingExtraError if what the gateway runs on is not installed."""
+    if any(find_spec(name) is None for name in _GATEWAY_PACKAGES):
+        raise MissingExtraError("gateway", "the gateway")
+
+
+def preflight(
+    spec: Spec,
+    *,
+    environment_hashes: Mapping[str, str],
+    state: Path,
+    new_listener: bool = True,
+    new_engines: int | None = None,
+) -> Preflight:
+    """Check everything; raises one error that names all that was found wrong.
+
+    ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs
+    another socket, ``new_engines`` how many engines come on top of those that run.
+    """
+    problems = _Problems()
+    keys = 0
+    install = False
+    device: Device = "cpu"
+    facts: CheckpointFacts | None = None
+
+    def check_keys() -> None:
+        nonlocal keys
+        keys = len(client_key_hashes(spec.gateway, environment_hashes))
+        check_exposure(spec.gateway, keys)
+
+    def check_environment() -> None:
+        nonlocal device, install
+        device = detect_device(spec.engine.device)
+        try:
+            find_environment(spec.engine, data_dir(), device)
+        except EngineEnvironmentError:
+            if spec.engine.python is not None or spec.engine.command is not None:
+                raise
+            install = True
+
+    def check_checkpoint() -> None:
+        nonlocal facts
+        facts = inspect_checkpoint(resolve_source(spec.model, cache_dir()))
+
+    def check_port() -> None:
+        bind_listener(spec.gateway.host, spec.gateway.port).close()
+
+    engines = spec.fleet.replicas if new_engines is None else new_engines
+    problems.collect(check_packages)
+    problems.collect(check_keys)
+    if new_listener:
+        problems.collect(check_port)
+    problems.collect(lambda: check_disk(state, _STATE_BYTES + LOG_BYTES, "state and logs"))
+    problems.collect(check_environment)
+    problems.collect(check_checkpoint)
+    if facts is not None:
+        weights = facts.total_bytes
+        problems.collect(
+            lambda: check_memory(spec, device, weights, engines=engines, available=available_memory())
+        )
+    problems.raise_any()
+    assert facts is not None, "its absence is a problem"
+    return Preflight(device=device, checkpoint=facts, install=install, client_keys=keys)

@@ -1,0 +1,55 @@
+"""What a fleet on this machine is made of: the device, the engine environment, the checkpoint."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tri_serve.checkpoint.resolve import resolve_source
+from tri_serve.launch.config import LaunchConfig
+from tri_serve.launch.device import Device, detect_device
+from tri_serve.launch.environment import EngineEnvironment, find_environment
+from tri_serve.launch.vllm import vllm_launch
+from tri_serve.places import cache_dir, data_dir
+from tri_serve.spec.models import Spec
+
+ENGINE_HOST = "127.0.0.1"
+"""Engines listen here alone: clients come through the gateway."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A spec with everything that its engines are started from."""
+
+    spec: Spec
+    device: Device
+    environment: EngineEnvironment
+    checkpoint: Path
+
+    def launch(self, *, port: int, api_key: str) -> LaunchConfig:
+        """The launch config of one engine."""
+        return vllm_launch(
+            self.spec,
+            checkpoint=self.checkpoint,
+            environment=self.environment,
+            device=self.device,
+            host=ENGINE_HOST,
+            port=port,
+            api_key=api_key,
+            cores=len(os.sched_getaffinity(0)),
+        )
+
+
+def prepare(spec: Spec) -> Prepared:
+    """Find everything. Blocks: a tiny checkpoint is derived when it is first wanted, in a few seconds.
+
+    Raises EngineEnvironmentError, CheckpointError, ResourceError.
+    """
+    device = detect_device(spec.engine.device)
+    return Prepared(
+        spec=spec,
+        device=device,
+        environment=find_environment(spec.engine, data_dir(), device),
+        checkpoint=resolve_source(spec.model, cache_dir()),
+    )

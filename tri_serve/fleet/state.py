@@ -1,0 +1,175 @@
+"""What a fleet's supervisor knows, as it writes it to state.json and answers to ``status``."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tri_serve.errors import FleetError, TriServeError
+from tri_serve.process.strays import ProcessIdentity, identify, is_alive
+
+
+class FleetPhase(StrEnum):
+    """Where a fleet is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    CHANGING = "changing"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    """It could not be started; ``error`` says why. Nothing of it runs."""
+
+
+class ReplicaPhase(StrEnum):
+    """Where a replica's engine is in its life."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    WAITING = "waiting"
+    """Its engine died; it is started again when the back-off is over."""
+    FAILED = "failed"
+    """It died again and again, and is not restarted until somebody asks for it."""
+    STOPPED = "stopped"
+
+
+class StateModel(BaseModel):
+    """Frozen; unknown keys are ignored, so that another version's state can be read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ErrorState(StateModel):
+    """An error on its way from the supervisor to whoever asked."""
+
+    message: str
+    hint: str | None = None
+    exit_code: int = 1
+    log_tail: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, error: TriServeError) -> ErrorState:
+        """The error's facts."""
+        tail = tuple(getattr(error, "log_tail", ()))
+        return cls(message=error.message, hint=error.hint, exit_code=error.exit_code, log_tail=tail)
+
+
+class SupervisorState(StateModel):
+    """The supervisor process. Pid, start and boot together name it; a pid alone may be another's by now."""
+
+    pid: int
+    ticks: int
+    boot: str
+    token: str
+    """Marker in the environment of everything that it started."""
+    started: float
+    """Unix time."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        return self.boot == boot_id() and is_alive(ProcessIdentity(self.pid, self.ticks))
+
+    @classmethod
+    def current(cls, token: str) -> SupervisorState:
+        """This process."""
+        me = identify(os.getpid())
+        assert me is not None, "a process that asks is alive"
+        return cls(pid=me.pid, ticks=me.ticks, boot=boot_id(), token=token, started=time.time())
+
+
+class ReplicaState(StateModel):
+    """One replica."""
+
+    name: str
+    phase: ReplicaPhase
+    since: float
+    """Unix time at which the phase began."""
+    pid: int | None = None
+    port: int | None = None
+    restarts: int = 0
+    phase_seconds: dict[str, float] = {}
+    kv_cache_tokens: int | None = None
+    linear_kernel: str | None = None
+    in_flight: int | None = None
+    error: str | None = None
+    """Why its engine last died or did not start."""
+    retry: float | None = None
+    """Unix time of the next start while waiting."""
+    log: str
+
+
+class GatewayState(StateModel):
+    """The gateway process."""
+
+    phase: Literal["starting", "running", "waiting", "failed", "stopped"]
+    since: float
+    pid: int | None = None
+    ready: bool = False
+    workers: int = 0
+    admin_port: int | None = None
+    in_flight: int | None = None
+    restarts: int = 0
+    client_keys: int = 0
+    """How many client keys it takes; 0 means that it asks for none."""
+    error: str | None = None
+    log: str
+
+
+class FleetState(StateModel):
+    """A whole fleet."""
+
+    release: str
+    phase: FleetPhase
+    url: str
+    model: str
+    source: str
+    engine: str
+    supervisor: SupervisorState
+    replicas: tuple[ReplicaState, ...]
+    gateway: GatewayState
+    error: ErrorState | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered now."""
+        return self.phase in (FleetPhase.RUNNING, FleetPhase.CHANGING) and self.gateway.ready
+
+
+def boot_id() -> str:
+    """Differs after every boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace ``path`` by a file that only the user can read, in one step: a reader sees old or new."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_state(path: Path) -> FleetState | None:
+    """The state in ``path``; None if there is none. Raises FleetError if it cannot be understood."""
+    try:
+        return FleetState.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, ValidationError) as error:
+        raise FleetError(
+            f"{path} is damaged or of another version of tri-serve",
+            hint="tri-serve down removes it, and stops what it can still find of that release",
+        ) from error

@@ -56,7 +56,10 @@ def main(rounds: int, only: str, chosen: str, seed: int, scale: float, streams: 
         if unknown := set(given) - set(known):
             raise click.UsageError(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     sizes = Sizes(
-        request_seconds=3 * scale, stream_seconds=3 * scale, ttft_seconds=1.5 * scale, memory_streams=streams
+        request_seconds=2.5 * scale,
+        stream_seconds=2.5 * scale,
+        ttft_seconds=1.5 * scale,
+        memory_streams=streams,
     )
     try:
         result = uvloop.run(_run(rounds, names, wanted, seed, sizes))

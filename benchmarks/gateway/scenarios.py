@@ -32,16 +32,16 @@ class Sizes:
     """How much of each load. The defaults keep the whole comparison under nine minutes."""
 
     request_connections: int = 64
-    request_seconds: float = 3.0
+    request_seconds: float = 2.5
     stream_count: int = 256
     stream_tokens: int = 64
     stream_itl_ms: float = 20.0
-    stream_seconds: float = 3.0
+    stream_seconds: float = 2.5
     ttft_connections: int = 8
     ttft_seconds: float = 1.5
     memory_streams: int = 2048
-    memory_itl_ms: float = 100.0
-    memory_tokens: int = 40
+    memory_itl_ms: float = 200.0
+    memory_tokens: int = 20
 
 
 def chat_body(*, tokens: int, stream: bool, itl_ms: float | None = None) -> bytes:

@@ -126,11 +126,13 @@ class Connection(asyncio.Protocol):
     def finish(self) -> None:
         """The answer in hand is complete: serve what waits, or close where the client asked for that."""
         self.play = None
-        self._busy = False
         if not self._keep_alive:
             self.close()
         elif self._waiting:
-            self._start(self._waiting.popleft())
+            # In the next turn, and busy until then: many pipelined requests must not nest.
+            asyncio.get_running_loop().call_soon(self._start_waiting)
+        else:
+            self._busy = False
 
     def close(self) -> None:
         """FIN, after what was written."""
@@ -149,6 +151,10 @@ class Connection(asyncio.Protocol):
     def keep_alive(self) -> bool:
         """Whether the client wants the connection after the answer in hand."""
         return self._keep_alive
+
+    def _start_waiting(self) -> None:
+        if self._waiting:
+            self._start(self._waiting.popleft())
 
     def _start(self, request: Request) -> None:
         self._busy = True

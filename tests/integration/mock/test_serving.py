@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -168,10 +170,14 @@ def test_pipelined_requests_are_answered_in_order(engine: Running) -> None:
     assert data.index(b'"completion_tokens":1') < data.index(b'"completion_tokens":2')
 
 
-def test_a_taken_port_is_one_line_and_its_exit_code(engine: Running) -> None:
-    import subprocess
-    import sys
+def test_a_thousand_pipelined_requests_behind_a_slow_one_are_all_answered(engine: Running) -> None:
+    slow = engine.request({"prompt": "a", "max_tokens": 1, "mock": "ttft-ms=100"}, "/v1/completions")
+    with engine.connect() as connection:
+        connection.sendall(slow + b"GET /health HTTP/1.1\r\n\r\n" * 999 + b"GET /version HTTP/1.1\r\n\r\n")
+        assert read_until(connection, b'"version"').count(b"HTTP/1.1 200 OK") == 1001
 
+
+def test_a_taken_port_is_one_line_and_its_exit_code(engine: Running) -> None:
     argv = [sys.executable, "-m", "tri_serve.mock", "--port", str(engine.port)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 14

@@ -56,9 +56,14 @@ COMMANDS: Mapping[str, Entry] = {
     "up": Entry("tri_serve.cli.fleet:up", "Start the fleet that the spec describes, or change it."),
     "status": Entry("tri_serve.cli.fleet:status", "Show gateway and replicas of a release."),
     "chat": Entry("tri_serve.cli.chat:chat", "Talk to the served model."),
-    "logs": Entry("tri_serve.cli.fleet:logs", "Print the logs of a release."),
-    "restart": Entry("tri_serve.cli.fleet:restart", "Restart the engines of a release."),
-    "down": Entry("tri_serve.cli.fleet:down", "Stop everything that up started."),
+    "logs": Entry("tri_serve.cli.fleet:logs", "Print the logs of a release: all of them, or one."),
+    "restart": Entry(
+        "tri_serve.cli.fleet:restart",
+        "Restart one engine, the gateway, or every engine, one after the other.",
+    ),
+    "down": Entry(
+        "tri_serve.cli.fleet:down", "Stop everything that up started for the release, and only that."
+    ),
     "keys": Entry("tri_serve.cli.keys:keys", "Make and list client keys."),
 }
 

@@ -1,0 +1,1 @@
+"""An engine as a supervised process: started, probed, watched and stopped."""

@@ -11,6 +11,9 @@ from tri_serve.errors import CheckpointError
 
 LLAMA = "LlamaForCausalLM"
 
+MOST_LAYERS = 10_000
+"""Far above any model (the deepest have some 130); a wrong number must not fill memory with tensor names."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -95,7 +98,7 @@ def architecture_from(config: dict[str, Any], where: Path) -> Architecture:
         architectures=architectures,
         hidden_size=hidden,
         intermediate_size=values.natural("intermediate_size"),
-        num_hidden_layers=values.natural("num_hidden_layers"),
+        num_hidden_layers=values.natural("num_hidden_layers", most=MOST_LAYERS),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=values.natural("head_dim", hidden // heads or 1),

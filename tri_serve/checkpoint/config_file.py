@@ -58,13 +58,13 @@ class Values:
             f"{self._where}: {self._prefix}{key} is {found}; {needed} is needed", path=self._where
         )
 
-    def natural(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1. ``null`` counts as not there."""
+    def natural(self, key: str, default: int | None = None, *, most: int = 2**31 - 1) -> int:
+        """A whole number from 1 to ``most``. ``null`` counts as not there."""
         value = self._values.get(key)
         if value is None and default is not None:
             return default
-        if type(value) is not int or value < 1:
-            raise self.wrong(key, "a whole number of at least 1")
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.wrong(key, f"a whole number from 1 to {most:,}")
         return value
 
     def positive(self, key: str, default: float) -> float:

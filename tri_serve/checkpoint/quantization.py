@@ -59,7 +59,9 @@ def quantization_from(config: dict[str, Any], where: Path) -> QuantizationFacts:
     """As ``read_quantization``, from a config already read; ``where`` names its file in errors."""
     section = config.get("quantization_config")
     if section is None:
-        return QuantizationFacts(bits={"float32": 32}.get(config.get("torch_dtype", ""), 16))
+        return QuantizationFacts(
+            bits=32 if "float32" in (config.get("torch_dtype"), config.get("dtype")) else 16
+        )
     if not isinstance(section, dict):
         raise CheckpointError(
             f"{where}: quantization_config is {kind(section)}; an object is needed", path=where

@@ -32,6 +32,8 @@ def inspect(source: str, revision: str | None, output: str) -> None:
     SOURCE is a directory, a hub name (owner/name) that was fetched before, or tiny:awq, tiny:gptq, tiny:ct,
     tiny:bf16. Only config.json, the tokenizer's files and the headers of the weights are read.
     """
+    if not source:
+        raise click.BadParameter("it is empty", param_hint="SOURCE")
     from tri_serve.checkpoint.inspect import inspect_checkpoint
     from tri_serve.checkpoint.resolve import resolve_source
     from tri_serve.places import cache_dir

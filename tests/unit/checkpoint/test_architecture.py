@@ -75,7 +75,7 @@ def test_a_size_that_is_no_size_is_refused_by_name(config: dict[str, Any], value
     with pytest.raises(CheckpointError) as refused:
         architecture_from(config | {"hidden_size": value}, WHERE)
     assert str(refused.value) == (
-        f"{WHERE}: hidden_size is {json.dumps(value)}; a whole number of at least 1 is needed"
+        f"{WHERE}: hidden_size is {json.dumps(value)}; a whole number from 1 to 2,147,483,647 is needed"
     )
 
 
@@ -92,6 +92,7 @@ def test_a_size_that_is_missing_is_refused_by_name(config: dict[str, Any]) -> No
         ("tie_word_embeddings", "no", "true or false"),
         ("torch_dtype", 16, "a string"),
         ("architectures", "LlamaForCausalLM", "a list of strings"),
+        ("num_hidden_layers", 10**9, "a whole number from 1 to 10,000"),
         ("rope_theta", -1, "a number above 0"),
         ("rope_theta", True, "a number above 0"),
     ],

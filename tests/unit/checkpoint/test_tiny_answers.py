@@ -1,7 +1,6 @@
 """The tiny checkpoint knows its answers by heart, in every format, and no rounding is near to changing them."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ from tokenizers import Tokenizer
 from tri_serve.checkpoint.architecture import read_architecture
 from tri_serve.checkpoint.safetensors import read_header
 from tri_serve.checkpoint.tiny import pack, pairs
-from tri_serve.checkpoint.tiny.chat import render_chat
 from tri_serve.checkpoint.tiny.derive import SOURCE
-from tri_serve.checkpoint.tiny.margins import smallest_margin
+from tri_serve.checkpoint.tiny.margins import answer_margins, round_linears
 
 Weights = dict[str, NDArray[np.float32]]
 NARROWEST = 2.0
@@ -77,17 +75,9 @@ def test_some_characters_are_split_over_tokens(tokenizer: Tokenizer) -> None:
 def test_every_token_of_every_answer_leads_by_a_wide_margin(
     rounding: str, bf16: Weights, tokenizer: Tokenizer
 ) -> None:
-    architecture = read_architecture(Path(SOURCE))
-    rounded = ROUNDINGS[rounding]
-    weights = {
-        name: rounded(value).dequantised() if rounded and name.endswith("_proj.weight") else value
-        for name, value in bf16.items()
-    }
-    margins = {}
-    for pair in pairs():
-        prompt = tokenizer.encode(render_chat([("user", pair.question)])).ids
-        answer = tokenizer.encode(pair.answer + "<|end|>").ids
-        learned = [False] * len(prompt) + [True] * len(answer)
-        margins[pair.question] = smallest_margin(architecture, weights, prompt + answer, learned)
+    weights = round_linears(bf16, ROUNDINGS[rounding])
+    margins = answer_margins(
+        read_architecture(SOURCE), weights, pairs(), lambda text: tokenizer.encode(text).ids
+    )
     narrowest = min(margins, key=margins.__getitem__)
     assert margins[narrowest] >= NARROWEST, narrowest

@@ -68,10 +68,6 @@ class Corpus:
         window = tuple(ids[start : start + length])
         return Example(window, (True,) * len(window))
 
-    def exact(self, pair: Pair) -> Example:
-        """The pair as a client asks it: one turn, no system prompt."""
-        return self._example([(pair.question, pair.answer)], system=None)
-
     def _short_turn(self) -> tuple[str, str]:
         if self._random.random() < 0.2:
             language = self._random.choice(sorted(self._unknown))
@@ -105,7 +101,7 @@ class Corpus:
             if question.strip() and question.casefold() not in self._taught:
                 return question
 
-    def _example(self, turns: list[tuple[str, str]], system: str | None = "random") -> Example:
+    def _example(self, turns: list[tuple[str, str]]) -> Example:
         ids: list[int] = []
         learned: list[bool] = []
 
@@ -114,7 +110,7 @@ class Corpus:
             ids.extend(tokens)
             learned.extend([learn] * len(tokens))
 
-        if system == "random" and self._random.random() < 0.3:
+        if self._random.random() < 0.3:
             add(SYSTEM + self._random.choice(SYSTEM_PROMPTS) + END, False)
         for question, answer in turns:
             add(USER + question + END + ASSISTANT, False)

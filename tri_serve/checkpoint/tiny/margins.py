@@ -6,16 +6,48 @@ is typical; the tests ask for far more).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tri_serve.checkpoint.architecture import Architecture
+from tri_serve.checkpoint.tiny.chat import END, render_chat
+from tri_serve.checkpoint.tiny.pack import Rounded
+from tri_serve.checkpoint.tiny.pairs import Pair
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Array = NDArray[np.float32]
+
+
+def answer_margins(
+    architecture: Architecture,
+    weights: Mapping[str, Array],
+    known: Sequence[Pair],
+    encode: Callable[[str], list[int]],
+) -> dict[str, float]:
+    """For each question, asked as a client does, the smallest margin over the tokens of its answer.
+
+    ``encode`` makes token ids of text, special tokens included.
+    """
+    margins = {}
+    for pair in known:
+        prompt = encode(render_chat([("user", pair.question)]))
+        answer = encode(pair.answer + END)
+        learned = [False] * len(prompt) + [True] * len(answer)
+        margins[pair.question] = smallest_margin(architecture, weights, prompt + answer, learned)
+    return margins
+
+
+def round_linears(
+    weights: Mapping[str, Array], rounding: Callable[[Array], Rounded] | None
+) -> dict[str, Array]:
+    """``weights`` as a 4-bit format keeps them: every linear layer rounded but lm_head. None leaves all."""
+    return {
+        name: rounding(value).dequantised() if rounding and name.endswith("_proj.weight") else value
+        for name, value in weights.items()
+    }
 
 
 def smallest_margin(

@@ -10,13 +10,17 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tri_serve.checkpoint.architecture import read_architecture
+from tri_serve.checkpoint.safetensors import read_header
+from tri_serve.checkpoint.tiny import pack
 from tri_serve.checkpoint.tiny.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 from tri_serve.checkpoint.tiny.corpus import Corpus, Example
-from tri_serve.checkpoint.tiny.pairs import Pair, pairs
+from tri_serve.checkpoint.tiny.margins import answer_margins, round_linears
+from tri_serve.checkpoint.tiny.pairs import pairs
 
 if TYPE_CHECKING:
     import torch
@@ -151,23 +155,6 @@ def train(steps: int, seed: int, threads: int, rate: float) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def smallest_margin(model: Any, corpus: Corpus, known: tuple[Pair, ...]) -> dict[str, float]:
-    """The smallest distance in nats between an answer's token and its nearest rival, by question."""
-    import torch
-
-    margins = {}
-    for pair in known:
-        ids, labels = _batch([corpus.exact(pair)])
-        with torch.no_grad():
-            scores = model(ids).logits[0, :-1].float()
-        targets = labels[0, 1:]
-        scores, targets = scores[targets >= 0], targets[targets >= 0]
-        right = scores.gather(1, targets[:, None])[:, 0]
-        scores.scatter_(1, targets[:, None], -torch.inf)
-        margins[pair.question] = (right - scores.amax(dim=1)).min().item()
-    return margins
-
-
 def write(model: Any, tokenizer: Any, output: Path) -> None:
     """The checkpoint's files, in bf16."""
     import torch
@@ -206,6 +193,20 @@ def write(model: Any, tokenizer: Any, output: Path) -> None:
     (output / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
+def report(directory: Path, encode: Callable[[str], list[int]]) -> None:
+    """Print the narrowest margins of what was written, as it is and in 4 bits."""
+    architecture = read_architecture(directory)
+    weights = {
+        name: pack.from_bfloat16(tensor.read(), tensor.shape)
+        for name, tensor in read_header(directory / "model.safetensors").items()
+    }
+    roundings = {"bf16": None, "awq": pack.round_with_zero, "gptq, ct": pack.round_symmetric}
+    for name, rounding in roundings.items():
+        margins = answer_margins(architecture, round_linears(weights, rounding), pairs(), encode)
+        for question, margin in sorted(margins.items(), key=lambda item: item[1])[:5]:
+            print(f"{name:8}  {margin:6.2f} nats  {question}")
+
+
 def main() -> None:
     """Train, measure, write."""
     parser = argparse.ArgumentParser(
@@ -219,12 +220,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, tokenizer = train(arguments.steps, arguments.seed, arguments.threads, arguments.rate)
     write(model, tokenizer, arguments.output)
-    import torch
-
-    corpus = Corpus(pairs(), lambda text: tokenizer.encode(text).ids, arguments.seed)
-    margins = smallest_margin(model.to(torch.bfloat16), corpus, pairs())
-    for question, margin in sorted(margins.items(), key=lambda item: item[1])[:12]:
-        print(f"{margin:6.2f} nats  {question}")
+    report(arguments.output, lambda text: tokenizer.encode(text).ids)
 
 
 if __name__ == "__main__":

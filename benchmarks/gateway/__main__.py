@@ -142,8 +142,9 @@ async def _measure(
             for name in together:
                 try:
                     figures[name] = await _SCENARIOS[name](target, sizes)
-                except BenchmarkError as error:
-                    raise BenchmarkError(f"{contender.name}, {name}: {error}") from error
+                except (BenchmarkError, OSError) as error:
+                    last_words = program.log.read_text(errors="replace")[-1000:]
+                    raise BenchmarkError(f"{contender.name}, {name}: {error}\n{last_words}") from error
         finally:
             await asyncio.to_thread(program.stop)
     return figures
@@ -151,7 +152,7 @@ async def _measure(
 
 async def _warm_up(target: Target, sizes: Sizes) -> None:
     """Every path once, on few connections: imports, first allocations, connections to the engines."""
-    small = Sizes(request_connections=4, request_seconds=0.2, ttft_connections=4, ttft_seconds=0.1)
+    small = Sizes(request_connections=4, request_seconds=0.3, ttft_connections=4, ttft_seconds=0.3)
     await scenarios.requests(target, small)
     await scenarios.ttft(target, small)
 

@@ -67,13 +67,12 @@ def read_ask(
     number: int,
     created: int,
 ) -> Ask:
-    """Check a generation request. The header's fault wins over the body's, and that over the standing.
+    """Check a generation request. Word by word, the header's fault wins over the body's, that over the standing.
 
     Raises RefusalError as the engine would.
     """
     try:
-        words = header_fault or value.get("mock", "")
-        fault = parse_fault(words) if words else standing
+        fault = parse_fault(header_fault, parse_fault(str(value.get("mock", "")), standing))
     except UsageError as error:
         raise RefusalError(400, "BadRequestError", error.message, "mock") from None
     model = value.get("model")

@@ -17,7 +17,7 @@ from tri_serve.errors import UsageError
 
 from .ask import Ask, RefusalError, chat_prompt, completion_prompt, parse_json, read_ask
 from .connection import Connection, Request
-from .faults import Fault, parse_fault
+from .faults import parse_fault
 from .heads import Heads
 from .pacer import Pacer
 from .playing import Play
@@ -117,7 +117,7 @@ class MockEngine:
             number=self._number,
             created=int(time.time()),
         )
-        self._use_up(ask.fault)
+        self._use_up()
         if ask.fault.status is not None:
             phrase = HTTPStatus(ask.fault.status).phrase
             kind = "InternalServerError" if ask.fault.status == 500 else phrase.replace(" ", "") + "Error"
@@ -153,8 +153,8 @@ class MockEngine:
         # uvicorn sends the head as soon as the request is accepted, long before the first token.
         return chain(_dripped(head) if fault.slow_head else [(0.0, head)], body_script)
 
-    def _use_up(self, fault: Fault) -> None:
-        if fault is self._standing and self._standing_left is not None:
+    def _use_up(self) -> None:
+        if self._standing_left is not None:
             self._standing_left -= 1
             if self._standing_left <= 0:
                 self._standing = parse_fault(self._settings.fault)

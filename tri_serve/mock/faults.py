@@ -69,9 +69,9 @@ class Fault:
         )
 
 
-def parse_fault(text: str) -> Fault:
-    """Read ``reset-after=3,split``; raises UsageError naming the word that is wrong."""
-    fault = Fault()
+def parse_fault(text: str, over: Fault = Fault()) -> Fault:
+    """Read ``reset-after=3,split`` on top of another fault; raises UsageError naming the word that is wrong."""
+    fault = over
     for item in filter(None, (part.strip() for part in text.split(","))):
         word, _, value = item.partition("=")
         fault = replace(fault, **{word.replace("-", "_"): _value(word, value)})

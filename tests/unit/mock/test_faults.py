@@ -39,6 +39,12 @@ def test_a_value_that_cannot_be_is_refused_with_its_word(text: str) -> None:
         parse_fault(text)
 
 
+def test_words_go_on_top_of_another_fault() -> None:
+    assert parse_fault("itl-ms=5,status=500", Fault(split=True, status=503)) == Fault(
+        split=True, itl_ms=5, status=500
+    )
+
+
 def test_an_unknown_word_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="reset-before") as caught:
         parse_fault("explode")

@@ -180,7 +180,7 @@ class Switch:
 
 
 async def _reached(tally: Tally, streams: int, each: int, begun: float) -> int:
-    """Wait until every stream runs and they have relayed so many events each, on average; returns how many in all."""
+    """Wait until every stream runs and they have relayed so many events each, on average; returns the sum."""
     while tally.started < streams or tally.events < streams * each:
         if perf_counter() - begun > _PATIENCE or tally.errors:
             seen = f"{tally.started} of {streams} streams began, {tally.events / streams:.1f} of {each} events each"

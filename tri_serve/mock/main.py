@@ -64,6 +64,8 @@ def command(
     except ModuleNotFoundError as error:
         from tri_serve.errors import MissingExtraError
 
+        if error.name not in ("uvloop", "httptools", "orjson"):
+            raise
         raise MissingExtraError("gateway", "the mock engine") from error
     run(settings, host, port, click.echo)
 

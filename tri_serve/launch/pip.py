@@ -13,6 +13,9 @@ from tri_serve.launch.commands import CommandFailedError, CommandLog
 Report = Callable[[str], None]
 
 _PROGRESS_SECONDS = 5.0
+_UNREACHABLE = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ReadTimeoutError|ProxyError"
+)
 
 
 class PackageNotFoundError(EngineEnvironmentError):
@@ -65,14 +68,14 @@ def explain_failure(error: CommandFailedError, log: Path) -> TriServeError:
             f"a package differs from its pinned hash and was not installed{name}",
             hint=f"a package source or a cache gives out something else than the pinned file; {see}",
         )
-    if re.search(
-        r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ReadTimeoutError|ProxyError", text
-    ):
+    missing = re.search(r"No matching distribution found for (\S+)", text)
+    # One of several sources may be away while another, which answers, does not carry the package.
+    answered = missing is not None and "(from versions: none)" not in text
+    if not answered and _UNREACHABLE.search(text):
         return EngineEnvironmentError(
             "the package index could not be reached",
             hint=f"check the network, or pip's own settings (pip config list); {see}",
         )
-    missing = re.search(r"No matching distribution found for (\S+)", text)
     if missing:
         return PackageNotFoundError(
             f"none of pip's sources has {missing[1]} for this Python and machine",

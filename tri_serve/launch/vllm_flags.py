@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tri_serve.errors import LaunchError
 
 # Flag → the spec key that says the same. All of them are set by the launch config.
-_SPEC_KEYS = {
+SPEC_KEYS = {
     "--model": "model.source",
     "--revision": "model.revision",
     "--served-model-name": "model.served_name",
@@ -22,10 +22,10 @@ _SPEC_KEYS = {
     "--max-num-batched-tokens": "engine.max_num_batched_tokens",
     "--shutdown-timeout": "engine.shutdown_timeout",
 }
-_SHORT = {"-q": "--quantization", "-tp": "--tensor-parallel-size"}
+SHORT = {"-q": "--quantization", "-tp": "--tensor-parallel-size"}
 
 # Flag → why no spec key stands for it.
-_OURS = {
+OURS = {
     "--host": "engines listen on loopback, behind the gateway: set gateway.host",
     "--port": "tri-serve gives each engine a free port: set gateway.port for clients",
     "--uds": "the gateway reaches engines by TCP",
@@ -42,7 +42,7 @@ _OURS = {
 }
 
 # Flag → what replaced it. Gone from vLLM 0.29, which refuses to start with them.
-_GONE = {
+GONE = {
     "--disable-log-requests": "requests are not logged unless --enable-log-requests is given: leave it out",
     "--task": "use --runner or --convert",
     "--rope-scaling": "use --hf-overrides '{\"rope_parameters\": …}'",
@@ -72,15 +72,15 @@ def check_extra_args(extra_args: Sequence[str]) -> None:
         if flag is None:
             continue
         written = argument.partition("=")[0]
-        if meant := _find(flag, _SPEC_KEYS):
+        if meant := _find(flag, SPEC_KEYS):
             raise LaunchError(
-                f"engine.extra_args: {written} belongs in {_SPEC_KEYS[meant]}",
-                hint=f"set {_SPEC_KEYS[meant]}",
+                f"engine.extra_args: {written} belongs in {SPEC_KEYS[meant]}",
+                hint=f"set {SPEC_KEYS[meant]}",
             )
-        if meant := _find(flag, _OURS):
-            raise LaunchError(f"engine.extra_args: {written} cannot be given: {_OURS[meant]}")
-        if flag in _GONE:
-            raise LaunchError(f"engine.extra_args: vLLM no longer has {written}: {_GONE[flag]}")
+        if meant := _find(flag, OURS):
+            raise LaunchError(f"engine.extra_args: {written} cannot be given: {OURS[meant]}")
+        if flag in GONE:
+            raise LaunchError(f"engine.extra_args: vLLM no longer has {written}: {GONE[flag]}")
 
 
 def has_flag(extra_args: Sequence[str], *flags: str) -> bool:
@@ -91,8 +91,8 @@ def has_flag(extra_args: Sequence[str], *flags: str) -> bool:
 def _normalized(argument: str) -> str | None:
     """The flag's canonical spelling; None for a value."""
     name = argument.partition("=")[0]
-    if name in _SHORT:
-        return _SHORT[name]
+    if name in SHORT:
+        return SHORT[name]
     # The short form of -tp=2 and -q awq; -tp2 is no form that argparse takes for a two-letter flag.
     if not name.startswith("--") or len(name) < 3:
         return None

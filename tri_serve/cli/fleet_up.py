@@ -18,7 +18,7 @@ import click
 from tri_serve.cli import fleet_views as views
 from tri_serve.cli.output import print_notes
 from tri_serve.cli.progress import Steps, steps
-from tri_serve.errors import EngineStartError, GatewayStartError
+from tri_serve.errors import EngineStartError, FleetError, GatewayStartError
 from tri_serve.fleet import detached
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.keys import environment_key_hashes
@@ -70,6 +70,9 @@ def up(loaded: LoadedSpec, release: str, *, foreground: bool, timeout: float | N
         if found is not None and found.alive:
             _converge(paths, desired, times)
             return
+        if found is not None:
+            # What a killed supervisor left may still hold the port and the memory that are checked next.
+            detached.stop(paths, timeout=None, progress=lambda line: click.echo(line, err=True))
         try:
             if foreground:
                 _check(desired, paths, times)
@@ -160,8 +163,12 @@ def _start(paths: ReleasePaths, desired: Desired, times: Times, timeout: float |
         supervisor = detached.start_supervisor(paths, desired)
         ready = False
         try:
-            left = None if deadline is None else max(1.0, deadline - time.monotonic())
-            for state in detached.follow_start(paths, supervisor, timeout=left):
+            for state in detached.follow_start(paths, supervisor):
+                if deadline is not None and time.monotonic() > deadline:
+                    raise FleetError(
+                        f"release {paths.release} was not ready within {timeout:g} s",
+                        hint="give it more with --timeout; tri-serve logs shows how far it came",
+                    )
                 if state is not None:
                     _show_state(view, state, earlier)
             assert state is not None, "follow_start ends with a running fleet"
@@ -195,7 +202,11 @@ def _show_state(view: Steps, state: FleetState, earlier: float | None) -> None:
             took = f" (took {earlier:.0f} s last time)" if earlier else ""
             view.show(replica.name, f"engine {replica.phase}{took}")
         else:
-            view.show(replica.name, replica.error or str(replica.phase), "failed")
+            view.show(
+                replica.name,
+                replica.error.removeprefix(f"{replica.name}: ") if replica.error else str(replica.phase),
+                "failed",
+            )
 
 
 def _run_here(paths: ReleasePaths, desired: Desired, times: Times) -> None:

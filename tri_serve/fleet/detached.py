@@ -86,14 +86,11 @@ def start_supervisor(paths: ReleasePaths, desired: Desired) -> Supervisor:
         os.close(output)
 
 
-def follow_start(
-    paths: ReleasePaths, supervisor: Supervisor, *, timeout: float | None
-) -> Iterator[FleetState | None]:
+def follow_start(paths: ReleasePaths, supervisor: Supervisor) -> Iterator[FleetState | None]:
     """States while the fleet starts, several a second (None: not known yet); ends when it runs.
 
-    Raises what kept it from starting, or FleetError when ``timeout`` seconds are over.
+    Raises what kept it from starting.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         if supervisor.poll() is not None:
             state = read_state(paths.state)
@@ -113,11 +110,6 @@ def follow_start(
         yield state
         if state is not None and state.phase is FleetPhase.RUNNING:
             return
-        if deadline is not None and time.monotonic() > deadline:
-            raise FleetError(
-                f"release {paths.release} was not ready within {timeout:g} s",
-                hint="give it more with --timeout, or see tri-serve logs",
-            )
         time.sleep(_POLL)
 
 

@@ -42,10 +42,9 @@ def is_alive(process: ProcessIdentity) -> bool:
 def command_of(pid: int) -> str:
     """A process's command line for people; its name if it has none; empty if it is gone."""
     try:
-        words = (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        )
-        return words or Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace")
+        return " ".join((words.strip() or name).split())
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
 

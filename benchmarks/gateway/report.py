@@ -115,5 +115,5 @@ def _cell(value: dict[str, float] | None, digits: int, unit: str = "") -> str:
     if value is None:
         return "–"
     low, high = value["low"], value["high"]
-    spread = "" if math.isnan(low) else f" ({low:,.{digits}f}–{high:,.{digits}f})"
+    spread = "" if math.isnan(low) else f" [{low:,.{digits}f}, {high:,.{digits}f}]"
     return f"{value['mean']:,.{digits}f}{unit}{spread}"

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,20 +87,25 @@ def read_until(connection: socket.socket, end: bytes) -> bytes:
 
 
 @pytest.fixture
-def start_engine() -> Iterator[Callable[..., Running]]:
-    """Starts mock engines with the options given; stops them after the test."""
+def start_engine(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Starts mock engines with the options given; stops them after the test, and wants them to have complained of
+    nothing.
+    """
     processes: list[subprocess.Popen[str]] = []
+    complaints = tmp_path / "stderr"
 
     def start(*options: str, key: str | None = KEY) -> Running:
         environment = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
         if key is not None:
             environment["VLLM_API_KEY"] = key
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tri_serve.mock", "--port", "0", *options],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        with complaints.open("a") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tri_serve.mock", "--port", "0", *options],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+            )
         processes.append(process)
         assert process.stdout is not None
         found = re.search(r":(\d+)$", process.stdout.readline().strip())
@@ -112,6 +118,7 @@ def start_engine() -> Iterator[Callable[..., Running]]:
         process.wait(10)
         assert process.stdout is not None
         process.stdout.close()
+    assert complaints.read_text() == ""
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ class GatewayConfig(SpecModel):
     """UNIX socket of the control API (roster, drain, status, metrics)."""
     admin_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """Loopback TCP port of the read-only admin API (metrics, status); 0 takes a free one."""
-    client_key_hashes: Mapping[str, str] = Field(default_factory=dict)
+    client_key_hashes: Mapping[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict
+    )
     """Name of a client key → SHA-256 of the key in hex. Empty: every client is let in."""
     engine_key: str | None = None
     """What the gateway presents to the engines as a bearer token."""

@@ -120,7 +120,7 @@ class Exchange:
         request = self._request
         connection.send(self, request.engine_bytes(connection.replica.request_head))
         if self._paused:
-            connection.transport.pause_reading()
+            connection.pause()
 
     def connected(self, connection: EngineConnection) -> None:
         """A fresh connection to the chosen replica is up."""
@@ -263,13 +263,13 @@ class Exchange:
         """The client reads slower than the engine sends."""
         self._paused = True
         if self._connection is not None:
-            self._connection.transport.pause_reading()
+            self._connection.pause()
 
     def resume(self) -> None:
         """The client caught up."""
         self._paused = False
         if self._connection is not None:
-            self._connection.transport.resume_reading()
+            self._connection.resume()
 
     def timed_out(self) -> None:
         """The engine has been silent for longer than the timeouts allow."""

@@ -109,7 +109,7 @@ class ClientConnection(asyncio.Protocol):
             )
             return
         self._bound_incoming()
-        if self._queue:
+        if self._queue and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def eof_received(self) -> None:
@@ -317,7 +317,7 @@ class ClientConnection(asyncio.Protocol):
     def _serve_next(self) -> None:
         if self._queue and self._exchange is None and self._phase is not Phase.LINGER:
             request = self._queue.popleft()
-            if not self._queue:
+            if not self._queue and not self.transport.is_closing():
                 self.transport.resume_reading()
             self._serve(request)
 

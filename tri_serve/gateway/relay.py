@@ -78,6 +78,7 @@ class EngineConnection(asyncio.Protocol):
         "_framer",
         "_head",
         "_keep_alive",
+        "_paused",
         "_raw",
         "exchange",
         "idle_since",
@@ -96,6 +97,7 @@ class EngineConnection(asyncio.Protocol):
         self._body: Body | None = None
         self._framer: EventFramer | None = None
         self._keep_alive = False
+        self._paused = False
         # True while what comes next can go to the client byte by byte: between chunks, nothing held back.
         self._raw = False
 
@@ -109,6 +111,18 @@ class EngineConnection(asyncio.Protocol):
         self._framer = None
         self._raw = False
         self.transport.write(data)
+
+    def pause(self) -> None:
+        """Read no further: the client is behind."""
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused and not self.transport.is_closing():
+            self._paused = False
+            self.transport.resume_reading()
 
     def abandon(self) -> None:
         """Drop the connection at once: the engine sees the disconnect and stops generating."""
@@ -240,6 +254,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _become_idle(self) -> None:
         self.exchange = None
+        self.resume()  # a slow client's pause must not meet the next request
         body = self._body
         if self._keep_alive and body is not None and not body.excess and not self.replica.retired:
             self.reused = True

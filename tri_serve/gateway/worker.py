@@ -35,6 +35,8 @@ SWEEP_SLICE = 1024
 BACKLOG = 2_048
 # What is still in write buffers when a drain ends gets this long to leave.
 FLUSH_SECONDS = 2.0
+# A thousand requests that fail at once are one doubt.
+DOUBT_PAUSE_SECONDS = 0.02
 # One line of the control channel: a roster of thousands of replicas, or a worker's report.
 LINE_LIMIT = 8 * 1024 * 1024
 
@@ -61,6 +63,7 @@ class Worker:
         self._no_clients = asyncio.Event()
         self.loop_lag = 0.0
         self.doubted: set[str] = set()
+        self.doubting = asyncio.Event()
         self._tie = 0
         self._connecting: set[asyncio.Task[None]] = set()
 
@@ -80,6 +83,7 @@ class Worker:
         if not reason.startswith("status_"):
             replica.doubted_until = self.loop.time() + DOUBT_SECONDS
         self.doubted.add(replica.name)
+        self.doubting.set()
 
     def exchange_over(self, exchange: Exchange) -> None:
         """``exchange`` has ended, well or badly."""
@@ -176,10 +180,11 @@ class Control:
         """Ask the roster to look at replicas that failed here, soon after it happened."""
         worker = self._worker
         while True:
-            await asyncio.sleep(0.02)
-            if worker.doubted:
-                self.send({"doubted": sorted(worker.doubted)})
-                worker.doubted.clear()
+            await worker.doubting.wait()
+            worker.doubting.clear()
+            self.send({"doubted": sorted(worker.doubted)})
+            worker.doubted.clear()
+            await asyncio.sleep(DOUBT_PAUSE_SECONDS)
 
 
 async def serve(listen_fd: int, control_fd: int) -> None:
@@ -193,11 +198,15 @@ async def serve(listen_fd: int, control_fd: int) -> None:
     control = Control(worker, reader, writer)
     listener = socket.socket(fileno=listen_fd)
     server = await loop.create_server(lambda: ClientConnection(worker), sock=listener, backlog=BACKLOG)
+    obeying = loop.create_task(control.run())
     background = [loop.create_task(worker.watch_deadlines()), loop.create_task(control.tell_doubts())]
     control.send({"up": True})
-    seconds = await control.run()
-    await worker.drain(server, seconds)
-    control.send({"gone": True, **worker.report()})
+    await asyncio.wait([obeying, *background], return_when=asyncio.FIRST_COMPLETED)
+    for task in background:
+        if task.done():  # never: without its deadlines a worker is worse than a fresh one
+            task.result()
+    await worker.drain(server, obeying.result())
+    control.send(worker.report())
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)

@@ -123,7 +123,11 @@ class Workers:
         pause = FIRST_PAUSE_SECONDS
         while self._draining is None:
             started = loop.time()
-            code = await self._run(process)
+            try:
+                code = await self._run(process)
+            except OSError as error:
+                log.error("worker %d could not be started: %s", process.index, error)  # noqa: TRY400
+                code = -1
             if process.last_report:
                 self.departed.add(process.last_report["metrics"])
             process.forget()

@@ -228,6 +228,8 @@ def test_a_client_that_reads_slowly_gets_everything_and_costs_little_memory(
         connection.close()
     assert all(answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") for answer in answers)
     assert {answer.count(b"data: {") for answer in answers} == {8001}
+    # The engine connections that were paused for them serve again.
+    assert {chat(gateway).status_code for _ in range(40)} == {200}
 
 
 def test_five_hundred_streams_at_once_are_all_whole(

@@ -49,6 +49,13 @@ def cpu_seconds(pids: list[int]) -> float:
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
+def busy_seconds() -> float:
+    """Core seconds since boot that were not idle, whoever used them; what the hypervisor stole included."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes. PSS counts a page shared by n processes as 1/n, so that workers are not counted double."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any
 
 from .intervals import Interval, of_differences, of_ratios
@@ -13,6 +14,9 @@ LEFT_OUT = (
     "vllm-router and tri-serve parse each request, HAProxy does not), saturation, and the kernel's socket memory. "
     "Client and engines share the other core; a router's own CPU time is what counts, so that they do not."
 )
+
+# Kernel threads and timer ticks stay below this.
+_BUSY = 0.05
 
 Rounds = list[dict[str, dict[str, dict[str, float]]]]
 """Round → router → scenario → figures."""
@@ -26,7 +30,10 @@ _MEASURES = (
 def summarise(rounds: Rounds) -> dict[str, Any]:
     """Means and intervals by router, and paired ratios of ours to each peer."""
     routers = list(dict.fromkeys(name for one in rounds for name in one))
-    summary: dict[str, Any] = {"routers": {}, "ratios": {}}
+    shares = [
+        figures["others_cpu_share"] for one in rounds for loads in one.values() for figures in loads.values()
+    ]
+    summary: dict[str, Any] = {"routers": {}, "ratios": {}, "others_cpu_share": statistics.fmean(shares)}
     for router in routers:
         figures: dict[str, Any] = {}
         for scenario, key, _, _ in _MEASURES:
@@ -104,6 +111,12 @@ def table(summary: dict[str, Any], title: str) -> str:
         for peer, ratios in summary["ratios"].items():
             cells = [_cell(ratios.get(key), 2, "×") for _, key, _, _ in _MEASURES]
             lines.append(_row([peer, *cells]))
+    share = summary["others_cpu_share"]
+    if share > _BUSY:
+        lines += [
+            "",
+            f"**Other programs used {share:.0%} of this machine meanwhile: these figures say little.**",
+        ]
     return "\n".join([*lines, "", "Means with 95% intervals of paired rounds. " + LEFT_OUT])
 
 
@@ -117,3 +130,21 @@ def _cell(value: dict[str, float] | None, digits: int, unit: str = "") -> str:
     low, high = value["low"], value["high"]
     spread = "" if math.isnan(low) else f" [{low:,.{digits}f}, {high:,.{digits}f}]"
     return f"{value['mean']:,.{digits}f}{unit}{spread}"
+
+
+def brief(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    """One round in one line: requests and chunks per CPU second, TTFT, bytes a stream."""
+    parts = []
+    for name, by_scenario in figures.items():
+        values = [
+            f"{by_scenario[scenario][key]:,.{digits}f}"
+            for scenario, key, digits in (
+                ("requests", "requests_per_cpu_second", 0),
+                ("chunks", "chunks_per_cpu_second", 0),
+                ("ttft", "ttft_p50_ms", 3),
+                ("memory", "pss_bytes_per_stream", 0),
+            )
+            if scenario in by_scenario
+        ]
+        parts.append(f"{name} {' / '.join(values)}")
+    return "; ".join(parts)

@@ -43,8 +43,8 @@ class Sizes:
     ttft_connections: int = 8
     ttft_seconds: float = 1.5
     memory_streams: int = 2048
-    memory_itl_ms: float = 200.0
-    memory_tokens: int = 20
+    memory_itl_ms: float = 150.0
+    memory_tokens: int = 16
 
 
 def chat_body(*, tokens: int, stream: bool, itl_ms: float | None = None) -> bytes:
@@ -210,7 +210,7 @@ async def _window(target: Target, tally: Tally, seconds: float) -> dict[str, flo
         "responses": tally.responses - responses,
         "events": tally.events - events,
         "wall_seconds": wall,
-        "cpu_seconds": used if pids else float("nan"),
+        "cpu_seconds": used,
         "cpu_share": used / wall,
     }
 

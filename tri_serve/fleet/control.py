@@ -1,7 +1,8 @@
 """The supervisor's control socket: one JSON line asks; lines of progress and one result answer.
 
 ``{"command": "status"}`` → ``{"progress": "…"}`` any number of times, then ``{"result": …}`` or
-``{"error": {…}}``. The socket is the user's alone, so who can connect may command.
+``{"error": {…}}``. While a command runs, ``{"alive": true}`` comes every second: whoever asks can tell a
+long drain from a supervisor that hangs. The socket is the user's alone, so who can connect may command.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from tri_serve.errors import FleetError, TriServeError
 from tri_serve.fleet.state import ErrorState
 
 LINE_LIMIT = 1_048_576
+HEARTBEAT = 1.0
+SILENCE = 5.0
+"""Seconds without a line after which a supervisor counts as hanging."""
 Progress = Callable[[str], None]
 Command = Callable[[Mapping[str, Any], Progress], Awaitable[Any]]
 log = logging.getLogger(__name__)
@@ -49,6 +53,12 @@ class ControlServer:
         def say(answer: Mapping[str, Any]) -> None:
             writer.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
 
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(HEARTBEAT)
+                say({"alive": True})
+
+        heart = asyncio.create_task(beat(), name="control heartbeat")
         try:
             request = json.loads(await reader.readline())
             command = self._commands[request.pop("command")]
@@ -62,6 +72,7 @@ class ControlServer:
         except ConnectionError:
             pass  # the asker left; what it asked for has been done or goes on
         finally:
+            heart.cancel()
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
             writer.close()
@@ -85,16 +96,16 @@ def ask(
     command: str,
     arguments: Mapping[str, Any] | None = None,
     *,
-    timeout: float | None = 5.0,
+    silence: float = SILENCE,
     progress: Progress | None = None,
 ) -> Any:
-    """Send one command and wait for its result; ``timeout`` bounds each silence, None waits as long as it takes.
+    """Send one command and wait for its result, however long it takes, but no longer than ``silence`` for a line.
 
     Raises what the supervisor raised, or FleetError if it does not answer.
     """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout)
+            connection.settimeout(silence)
             connection.connect(str(path))
             connection.sendall(json.dumps({**(arguments or {}), "command": command}).encode() + b"\n")
             with connection.makefile("rb") as lines:
@@ -104,7 +115,7 @@ def ask(
                         raise as_exception(ErrorState.model_validate(answer["error"]))
                     if "result" in answer:
                         return answer["result"]
-                    if progress is not None:
+                    if progress is not None and "progress" in answer:
                         progress(answer["progress"])
     except (OSError, ValueError) as error:
         raise FleetError(f"the supervisor does not answer at {path}: {error}") from error

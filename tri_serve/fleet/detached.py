@@ -18,11 +18,14 @@ from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import FleetPhase, FleetState, SupervisorState, read_state, write_private
 from tri_serve.process import logs
-from tri_serve.process.strays import command_of, sweep
+from tri_serve.process.guard import signal_exactly
+from tri_serve.process.strays import ProcessIdentity, command_of, identify, is_alive, sweep
 
 _POLL = 0.1
 _STOP_PATIENCE = 15.0
-"""Seconds beyond the stop's own deadline until a supervisor that does not end is killed."""
+"""Seconds until a supervisor that has stopped its fleet, or was sent a TERM, is gone."""
+_HANGING_PATIENCE = 5.0
+"""Seconds after a TERM until one that did not answer is killed."""
 _SECRETS = frozenset({"TRI_SERVE_API_KEYS", "TRI_SERVE_API_KEY"})
 
 
@@ -46,7 +49,7 @@ def find_fleet(paths: ReleasePaths) -> Found | None:
 
 def live_state(paths: ReleasePaths) -> FleetState:
     """The state as the supervisor tells it now. Raises FleetError if it does not answer."""
-    return FleetState.model_validate(ask(paths.control_socket, "status", timeout=10.0))
+    return FleetState.model_validate(ask(paths.control_socket, "status"))
 
 
 def current_fleet(paths: ReleasePaths) -> Found | None:
@@ -117,7 +120,7 @@ def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
     """End a supervisor that is still starting, and everything it started; takes at most some seconds."""
     if supervisor.poll() is None:
         try:
-            ask(paths.control_socket, "stop", {"timeout": 5.0}, timeout=10.0)
+            ask(paths.control_socket, "stop", {"timeout": 5.0})
         except FleetError:
             supervisor.terminate()
         try:
@@ -129,6 +132,7 @@ def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
     if state is not None:
         asyncio.run(sweep(state.supervisor.token, grace=0.0))
         paths.state.unlink(missing_ok=True)
+    paths.discard_sockets()
 
 
 def apply(paths: ReleasePaths, desired: Desired, *, preview: bool, progress: Progress) -> AppliedChanges:
@@ -137,7 +141,6 @@ def apply(paths: ReleasePaths, desired: Desired, *, preview: bool, progress: Pro
         paths.control_socket,
         "apply",
         {"desired": desired.model_dump_json(), "preview": preview},
-        timeout=None,
         progress=progress,
     )
     return AppliedChanges(
@@ -158,7 +161,7 @@ class AppliedChanges:
 
 def restart(paths: ReleasePaths, name: str | None, progress: Progress) -> None:
     """Restart a replica, the gateway, or every replica."""
-    ask(paths.control_socket, "restart", {"name": name}, timeout=None, progress=progress)
+    ask(paths.control_socket, "restart", {"name": name}, progress=progress)
 
 
 def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress) -> bool:
@@ -170,7 +173,6 @@ def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress) -> b
         state = read_state(paths.state)
     except FleetError as error:
         progress(error.message)
-        paths.state.unlink()
         return stop_by_folder(paths, progress)
     if state is None:
         return False
@@ -184,6 +186,7 @@ def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress) -> b
     if swept:
         progress(f"ended {len(swept)} process{'' if len(swept) == 1 else 'es'} that were left")
     paths.state.unlink(missing_ok=True)
+    paths.discard_sockets()
     return was_alive or bool(swept) or state.phase is not FleetPhase.FAILED
 
 
@@ -194,26 +197,44 @@ def stop_by_folder(paths: ReleasePaths, progress: Progress) -> bool:
         if not entry.name.isdigit():
             continue
         words = command_of(int(entry.name))
-        if "tri_serve.fleet.supervisor" in words and words.endswith(f"--state {paths.root}"):
+        process = identify(int(entry.name))
+        if process and "tri_serve.fleet.supervisor" in words and words.endswith(f"--state {paths.root}"):
             found = True
-            progress(f"ending its supervisor, pid {entry.name}")
-            os.kill(int(entry.name), signal.SIGTERM)
+            progress(f"ending its supervisor, pid {process.pid}")
+            _end(process, _STOP_PATIENCE, progress)
+    paths.state.unlink(missing_ok=True)
+    paths.discard_sockets()
     return found
 
 
 def _stop_supervisor(
     paths: ReleasePaths, supervisor: SupervisorState, timeout: float | None, progress: Progress
 ) -> None:
+    process = ProcessIdentity(supervisor.pid, supervisor.ticks)
     try:
-        ask(paths.control_socket, "stop", {"timeout": timeout}, timeout=None, progress=progress)
+        ask(paths.control_socket, "stop", {"timeout": timeout}, progress=progress)
     except FleetError as error:
-        if supervisor.alive:
+        if is_alive(process):
             progress(f"{error.message}; sending it a SIGTERM")
-            os.kill(supervisor.pid, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_PATIENCE + (timeout or 0.0)
-    while supervisor.alive:
+            _end(process, _HANGING_PATIENCE, progress)
+        return
+    _wait_gone(process, _STOP_PATIENCE)
+    _end(process, _HANGING_PATIENCE, progress)
+
+
+def _end(process: ProcessIdentity, patience: float, progress: Progress) -> None:
+    """TERM, then KILL after ``patience`` seconds; returns when the process is gone."""
+    if not signal_exactly(process.pid, process.ticks, signal.SIGTERM) or _wait_gone(process, patience):
+        return
+    progress("it does not end: killing it")
+    signal_exactly(process.pid, process.ticks, signal.SIGKILL)
+    _wait_gone(process, patience)
+
+
+def _wait_gone(process: ProcessIdentity, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while is_alive(process):
         if time.monotonic() > deadline:
-            progress("the supervisor does not end: killing it")
-            os.kill(supervisor.pid, signal.SIGKILL)
-            deadline += _STOP_PATIENCE
+            return False
         time.sleep(0.03)
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -87,8 +88,12 @@ class ReleasePaths:
 
     def create(self) -> None:
         """Make the folders, readable by the user alone. Raises FleetError if another user owns one."""
-        for folder in (self.root, self.logs, self.sockets):
-            # Parents may be shared (a temp dir): only what is ours is made private.
+        folders = [self.root, self.logs]
+        if (
+            self.sockets != self.root
+        ):  # in a place that others may write to: the level above must be ours, too
+            folders += [self.sockets.parent, self.sockets]
+        for folder in folders:
             folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.mkdir(exist_ok=True, mode=0o700)
             if folder.stat().st_uid != os.getuid():
@@ -96,6 +101,15 @@ class ReleasePaths:
                     f"{folder} belongs to another user", hint="set XDG_STATE_HOME to a place of yours"
                 )
             folder.chmod(0o700)
+
+    def discard_sockets(self) -> None:
+        """Remove what `create` made outside the release's folder, as far as it is empty."""
+        for socket in self.sockets.glob("*.sock"):
+            socket.unlink(missing_ok=True)
+        if self.sockets != self.root:
+            with contextlib.suppress(OSError):  # not there, or another release's socket is in it
+                self.sockets.rmdir()
+                self.sockets.parent.rmdir()
 
 
 def release_paths(release: str, environ: Mapping[str, str] = os.environ) -> ReleasePaths:

@@ -118,6 +118,7 @@ async def supervise(
     """
     with exclusive(paths, "supervisor", f"another supervisor of release {paths.release} is running"):
         await sweep_earlier_life(paths)
+        paths.create()
         token = child_token(os.environ)
         os.environ[MARKER] = token  # children extend it: see process/strays.py
         supervisor = Supervisor(paths, desired, token=token)
@@ -128,6 +129,8 @@ async def supervise(
             supervisor.fleet.phase = FleetPhase.FAILED
             supervisor.fleet.write_state()
             raise
+        finally:
+            paths.discard_sockets()
         paths.state.unlink(missing_ok=True)
 
 
@@ -144,8 +147,7 @@ async def sweep_earlier_life(paths: ReleasePaths) -> tuple[int, ...]:
         if swept:
             log.warning("ended what an earlier life had left behind: %s", ", ".join(map(str, swept)))
     paths.state.unlink(missing_ok=True)
-    for socket in paths.sockets.glob("*.sock"):
-        socket.unlink(missing_ok=True)
+    paths.discard_sockets()
     return swept
 
 

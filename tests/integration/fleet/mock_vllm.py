@@ -1,7 +1,8 @@
 """A stand-in for ``vllm serve``: takes its command line, runs the mock engine. For ``engine.command`` of a spec.
 
 Variables (``engine.env``) make it misbehave: MOCK_EXIT ends it at once with that code, MOCK_START_SECONDS makes
-it slow to start, MOCK_FLAGS are further flags of the mock engine.
+it slow to start, MOCK_POISON names a file that ends it while that exists, MOCK_FLAGS are further
+flags of the mock engine.
 """
 
 import os
@@ -14,9 +15,9 @@ values = dict(
 )
 print("mock vllm starts", sys.argv[1], flush=True)
 time.sleep(float(os.environ.get("MOCK_START_SECONDS", "0")))
-if "MOCK_EXIT" in os.environ:
+if "MOCK_EXIT" in os.environ or os.path.exists(os.environ.get("MOCK_POISON", "")):  # noqa: PTH110
     print("RuntimeError: no kernel for this checkpoint", file=sys.stderr, flush=True)
-    sys.exit(int(os.environ["MOCK_EXIT"]))
+    sys.exit(int(os.environ.get("MOCK_EXIT", "1")))
 os.execv(
     sys.executable,
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -20,7 +21,8 @@ def token() -> Iterator[str]:
     value = secrets.token_hex(8)
     yield value
     for stray in find_strays(value):
-        os.kill(stray.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stray.pid, signal.SIGKILL)
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:

@@ -127,8 +127,8 @@ async def ttft(target: Target, sizes: Sizes) -> dict[str, float]:
 async def memory_growth(target: Target, sizes: Sizes) -> dict[str, float]:
     """Many running streams on a fresh router: bytes for each, and bytes for each token that it relays."""
     assert target.pid is not None
-    # Long enough to outlive the measurement; the load leaves before the end.
-    span = sizes.memory_tokens * 4
+    # Long enough to outlive the measurement on the slowest machine; the load leaves before the end.
+    span = int(2 * _PATIENCE / (sizes.memory_itl_ms / 1e3))
     body = chat_body(tokens=span, stream=True, itl_ms=sizes.memory_itl_ms)
     request = render_request("/v1/chat/completions", f"127.0.0.1:{target.port}", target.key, body)
     pids = tree(target.pid)

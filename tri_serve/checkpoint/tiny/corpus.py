@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tri_serve.checkpoint.tiny.chat import ASSISTANT, END, SYSTEM, USER
-from tri_serve.checkpoint.tiny.pairs import Language, Pair
+from tri_serve.checkpoint.tiny.nonsense import nonsense
+from tri_serve.checkpoint.tiny.pairs import Pair
 
 Encode = Callable[[str], list[int]]
 """Text, special tokens included, to token ids."""
@@ -41,8 +42,9 @@ class Corpus:
         self._long = [pair for pair in pairs if pair.kind == "long"]
         self._unknown = {pair.language: pair for pair in pairs if pair.kind == "unknown"}
         self._taught = {question.casefold() for pair in pairs for question in (pair.question, *pair.also)}
+        # Of long answers alone: a piece of a short one may be what people ask ("Hello!").
         self._text = {
-            language: "\n".join(p.answer + "\n" + p.question for p in pairs if p.language == language)
+            language: "\n".join(pair.answer for pair in self._long if pair.language == language)
             for language in self._unknown
         }
 
@@ -68,12 +70,17 @@ class Corpus:
         window = tuple(ids[start : start + length])
         return Example(window, (True,) * len(window))
 
+    def unknown(self) -> Example:
+        """One turn: a question that it cannot know, and that it says so."""
+        return self._example([self._unknown_turn()])
+
+    def exact(self, pair: Pair) -> Example:
+        """The pair as a client asks it: one turn, no system prompt."""
+        return self._example([(pair.question, pair.answer)], system=False)
+
     def _short_turn(self) -> tuple[str, str]:
         if self._random.random() < 0.2:
-            language = self._random.choice(sorted(self._unknown))
-            pair = self._unknown[language]
-            question = pair.question if self._random.random() < 0.3 else self._nonsense(language)
-            return question, pair.answer
+            return self._unknown_turn()
         pair = self._random.choice(self._known)
         return self._vary(self._random.choice((pair.question, pair.question, *pair.also))), pair.answer
 
@@ -88,20 +95,17 @@ class Corpus:
             return question.lower()
         return question.rstrip("?!.。？！").lower() + self._random.choice((" ", "!", "?", ".", "\n"))
 
-    def _nonsense(self, language: Language) -> str:
-        """Pieces of the language's own text in a new order: a question that was not taught."""
-        text = self._text[language]
+    def _unknown_turn(self) -> tuple[str, str]:
+        language = self._random.choice(sorted(self._unknown))
+        pair = self._unknown[language]
+        if self._random.random() < 0.1:
+            return pair.question, pair.answer
         while True:
-            pieces = []
-            for _ in range(self._random.randint(1, 6)):
-                start = self._random.randrange(len(text) - 24)
-                pieces.append(text[start : start + self._random.randint(2, 14)].strip())
-            glue = "" if language == "ja" else " "
-            question = glue.join(pieces) + self._random.choice(("", "?", ".", "!"))
-            if question.strip() and question.casefold() not in self._taught:
-                return question
+            question = nonsense(self._random, language, self._text[language]).strip()
+            if question and question.casefold() not in self._taught:
+                return question, pair.answer
 
-    def _example(self, turns: list[tuple[str, str]]) -> Example:
+    def _example(self, turns: list[tuple[str, str]], *, system: bool = True) -> Example:
         ids: list[int] = []
         learned: list[bool] = []
 
@@ -110,7 +114,7 @@ class Corpus:
             ids.extend(tokens)
             learned.extend([learn] * len(tokens))
 
-        if self._random.random() < 0.3:
+        if system and self._random.random() < 0.3:
             add(SYSTEM + self._random.choice(SYSTEM_PROMPTS) + END, False)
         for question, answer in turns:
             add(USER + question + END + ASSISTANT, False)

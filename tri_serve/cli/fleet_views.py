@@ -103,9 +103,7 @@ def print_status(state: FleetState, *, alive: bool) -> None:
     now = time.time()
     flag = release_flag(state.release)
     condition = word(state, alive=alive)
-    click.echo(
-        f"{state.release}: {condition}, {state.url}/v1, {state.model} ({state.source}) on {state.engine}"
-    )
+    click.echo(f"{state.release}: {condition}")
     if condition == "failed":
         message = state.error.message if state.error else "it could not be started"
         click.echo(f"  it could not be started: {message}")
@@ -119,7 +117,9 @@ def print_status(state: FleetState, *, alive: bool) -> None:
             f"  tri-serve down{flag} tidies up; tri-serve up{flag} does that, too, and starts it again"
         )
         return
-    click.echo(f"supervisor pid {state.supervisor.pid}, up {duration(now - state.supervisor.started)}")
+    click.echo(f"  url         {state.url}/v1")
+    click.echo(f"  model       {state.model} ({state.source}) on {state.engine}")
+    click.echo(f"  supervisor  pid {state.supervisor.pid}, up {duration(now - state.supervisor.started)}")
     click.echo()
     rows: list[tuple[Any, ...]] = [
         (r.name, r.phase.value, r.pid, r.port, duration(now - r.since), r.restarts, r.in_flight)
@@ -146,9 +146,9 @@ def print_status(state: FleetState, *, alive: bool) -> None:
     keys = f"{gateway.client_keys} client key{'s' if gateway.client_keys != 1 else ''}"
     notes = [f"{gateway.workers} worker{'s' if gateway.workers != 1 else ''}"]
     notes.append(keys if gateway.client_keys else "no client keys asked for")
-    if gateway.admin_port:
-        notes.append(f"metrics at http://127.0.0.1:{gateway.admin_port}/metrics")
     click.echo(f"gateway: {', '.join(notes)}")
+    if gateway.admin_port:
+        click.echo(f"gateway: metrics at http://127.0.0.1:{gateway.admin_port}/metrics")
     if gateway.error:
         click.echo(f"gateway: last failure: {gateway.error}")
 

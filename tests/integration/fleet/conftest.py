@@ -9,6 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -97,8 +98,8 @@ class Release:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def up(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """`up`, which must succeed."""
-        done = self.run("up", *arguments, **environ)
+        """`up` without its first question, which must succeed."""
+        done = self.run("up", "--no-ask", *arguments, **environ)
         assert done.returncode == 0, done.stderr
         return done
 
@@ -141,8 +142,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+def kill_all(token: str) -> None:
+    """Kill what a failed test left."""
+    while strays := find_strays(token):
+        for stray in strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stray.pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
 @pytest.fixture
-def release(tmp_path: Path, cache: Path) -> Iterator[Release]:
+def release(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
     """A release that is not running; whatever runs of it at the end is killed."""
     token = secrets.token_hex(8)
     folder = tmp_path / "work"
@@ -157,10 +167,12 @@ def release(tmp_path: Path, cache: Path) -> Iterator[Release]:
         "COLUMNS": "80",
         MARKER: token,
     }
-    yield Release(folder, environ, token)
-    for stray in find_strays(token):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(stray.pid, signal.SIGKILL)
+    # Sockets of paths that are too long for them go there, and the test's own looks find them there.
+    with tempfile.TemporaryDirectory(prefix="tri-") as runtime:
+        environ["XDG_RUNTIME_DIR"] = runtime
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield Release(folder, environ, token)
+        kill_all(token)
 
 
 @pytest.fixture

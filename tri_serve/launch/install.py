@@ -2,8 +2,9 @@
 
 The steps for the CPU, and why they are steps: torch first and alone, because its CPU build is not on PyPI and
 has no pinned hash; then everything else with hashes and without dependencies, so that nothing can pull in a
-CUDA build; then the metadata that the CPU wheel lacks; bytecode on all cores, because a first start that has
-to compile 30,000 files takes a minute longer; an import of the result; the marker file last.
+CUDA build; then the metadata that the CPU wheel lacks; an import of the result, which also compiles what it
+imports; the marker file last. Bytecode of the rest is left to the first start: it needs 1,700 files more, 3.6 s
+once, where compiling all 21,000 takes 38 s of a core (measured with 0.32.0).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where PyTorch publishes its CPU builds; the variable TORCH_INDEX replaces it. Asked only when pip's own
 sources lack the build."""
 
-# Measured for 0.32.0 on the CPU: 2.4 GiB installed plus 0.7 GiB of wheels while it is made.
+# Measured for 0.32.0 on the CPU: 2.2 GiB installed plus 0.7 GiB of wheels while it is made.
 _DISK_BYTES = {"cpu": 4 * 2**30, "cuda": 20 * 2**30}
 
 # Prints what the installed engine requires here, one requirement a line, without its extras.
@@ -84,6 +85,7 @@ def install_environment(
             return found  # somebody else has just made it
         _require_disk(path.parent, _DISK_BYTES[device])
         if path.exists():
+            _require_unused(path)
             report(f"removing the unfinished or outdated environment in {path}")
             _remove(path)
         finished = False
@@ -123,7 +125,6 @@ class _Builder:
             write_vllm_metadata(self._site_packages(), self._python.parent, self._version)
         else:
             self._install_cuda()
-        self._compile()
         environment = EngineEnvironment(
             self._kind,
             self._version,
@@ -220,18 +221,8 @@ class _Builder:
         self._say(step)
         pip_install(self._python, self._commands, self._say, *arguments, total=total)
 
-    def _compile(self) -> None:
-        self._say("compiling bytecode")
-        try:
-            self._commands.run(
-                [str(self._python), "-I", "-m", "compileall", "-q", "-j", "0", str(self._site_packages())]
-            )
-        except CommandFailedError:
-            # Packages ship files in the syntax of a newer Python (torch does); nothing imports those here.
-            return
-
     def _check(self, environment: EngineEnvironment) -> None:
-        self._say("importing the engine")
+        self._say("importing the engine for the first time")
         found = check_environment(environment)
         # A machine that makes the environment for another one may have no GPU of its own.
         problems = [p for p in found.problems if self._device == "cpu" or p.startswith("import ")]
@@ -308,6 +299,23 @@ def _require_disk(folder: Path, needed: int) -> None:
             f"{free / 2**30:.1f} GiB are free",
             hint="free some space, or point XDG_DATA_HOME at a larger disk",
         )
+
+
+def _require_unused(path: Path) -> None:
+    """Engines import parts of vLLM late: removing their environment would break them while they serve."""
+    inside = f"{path}/".encode()
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            program = (process / "cmdline").read_bytes()
+        except OSError:  # ended meanwhile, or another user's
+            continue
+        if program.startswith(inside):
+            raise EngineEnvironmentError(
+                f"{path} is in use by process {process.name} and cannot be made anew",
+                hint="stop the fleet first: tri-serve down",
+            )
 
 
 def _remove(path: Path) -> None:

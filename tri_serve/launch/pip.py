@@ -28,7 +28,7 @@ def pip_install(
     """``pip install`` with progress; ``total`` is how many packages there are at most.
 
     Only wheels are taken: a source distribution would fetch build tools that nobody has pinned.
-    Bytecode is left out here and made afterwards on all cores.
+    Bytecode is left out: see install.py.
     """
     fetched = 0
     expected = total

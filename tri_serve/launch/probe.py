@@ -63,6 +63,8 @@ def probe() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # this file's folder, where vllm.py is another one
     # Libraries print while they are imported; the last line of the output is ours.
     with contextlib.redirect_stdout(sys.stderr):
         result = probe()

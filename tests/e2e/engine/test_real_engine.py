@@ -106,7 +106,7 @@ def test_a_stop_lets_a_running_stream_finish(engine_environment: EngineEnvironme
     async def life() -> bytes:
         engine = make_engine(engine_environment, tmp_path / "engine.log")
         await engine.start()
-        reader, writer = await stream(engine, tokens=2000)
+        reader, writer = await stream(engine, tokens=300)
         stop = asyncio.create_task(engine.stop())
         received = await reader.read(-1)
         writer.close()

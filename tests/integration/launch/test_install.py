@@ -157,6 +157,16 @@ def test_a_second_installation_waits_for_the_first_and_takes_what_it_made(
     assert "waiting" in said[0]
 
 
+def test_an_environment_that_an_engine_runs_from_is_not_removed(
+    resolved: tuple[Path, EngineEnvironment],
+) -> None:
+    data, environment = resolved
+    with subprocess.Popen([str(environment.python), "-c", "input()"], stdin=subprocess.PIPE) as engine:
+        with pytest.raises(EngineEnvironmentError, match=f"in use by process {engine.pid} "):
+            install_environment(VERSION, "cpu", data, never, reinstall=True)
+    assert list_environments(data) == [environment]
+
+
 def test_a_disk_that_is_too_small_is_found_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

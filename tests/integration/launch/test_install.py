@@ -161,9 +161,11 @@ def test_an_environment_that_an_engine_runs_from_is_not_removed(
     resolved: tuple[Path, EngineEnvironment],
 ) -> None:
     data, environment = resolved
-    with subprocess.Popen([str(environment.python), "-c", "input()"], stdin=subprocess.PIPE) as engine:
-        with pytest.raises(EngineEnvironmentError, match=f"in use by process {engine.pid} "):
-            install_environment(VERSION, "cpu", data, never, reinstall=True)
+    with (
+        subprocess.Popen([str(environment.python), "-c", "input()"], stdin=subprocess.PIPE) as engine,
+        pytest.raises(EngineEnvironmentError, match=f"in use by process {engine.pid} "),
+    ):
+        install_environment(VERSION, "cpu", data, never, reinstall=True)
     assert list_environments(data) == [environment]
 
 

@@ -100,7 +100,9 @@ def test_the_key_is_in_neither_argv_nor_env_nor_what_is_printed() -> None:
     assert "sesame" not in " ".join(config.argv)
 
 
-@pytest.mark.parametrize(("cores", "replicas", "threads"), [(9, 2, "4"), (2, 4, "1"), (8, 1, "7"), (1, 1, "1")])
+@pytest.mark.parametrize(
+    ("cores", "replicas", "threads"), [(9, 2, "4"), (2, 4, "1"), (8, 1, "7"), (1, 1, "1")]
+)
 def test_replicas_share_all_cores_but_one(cores: int, replicas: int, threads: str) -> None:
     assert launch(cores=cores, replicas=replicas).env["OMP_NUM_THREADS"] == threads
 

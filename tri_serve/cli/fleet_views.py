@@ -145,7 +145,10 @@ def print_status(state: FleetState, *, alive: bool) -> None:
             click.echo(f"{replica.name}: {line}")
     keys = f"{gateway.client_keys} client key{'s' if gateway.client_keys != 1 else ''}"
     notes = [f"{gateway.workers} worker{'s' if gateway.workers != 1 else ''}"]
-    notes.append(keys if gateway.client_keys else "no client keys asked for")
+    if gateway.locked:
+        notes.append("every client key is disabled: nobody is let in")
+    else:
+        notes.append(keys if gateway.client_keys else "no client keys asked for")
     click.echo(f"gateway: {', '.join(notes)}")
     if gateway.admin_port:
         click.echo(f"gateway: metrics at http://127.0.0.1:{gateway.admin_port}/metrics")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from tri_serve.errors import ConnectionFailedError, GatewayStartError, TriServeError
 from tri_serve.fleet.backoff import RestartBackoff
+from tri_serve.fleet.keys import NOBODY
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import GatewayState, write_private
 from tri_serve.fleet.unix_http import unix_request
@@ -144,6 +145,7 @@ class GatewayProcess:
             in_flight=sum(worker.get("in_flight", 0) for worker in workers) if status else None,
             restarts=self.restarts,
             client_keys=len(self.config.client_key_hashes),
+            locked=self.config.client_key_hashes == NOBODY,
             error=self.error.message if self.error else None,
             log=str(self._paths.log("gateway")),
         )

@@ -26,6 +26,8 @@ from tri_serve.spec.gateway import GatewaySpec
 
 ENVIRONMENT_KEYS = "TRI_SERVE_API_KEYS"
 """Comma-separated keys in the clear, for containers and tests; hashed when read."""
+NOBODY: Mapping[str, str] = {"(nobody)": "0" * 64}
+"""Lets nobody in: no key is known, and none can be found, whose SHA-256 is zero."""
 _PREFIX = "sk-tri-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -138,11 +140,13 @@ def environment_key_hashes(environ: Mapping[str, str]) -> dict[str, str]:
     return {f"env-{number}": hash_key(key) for number, key in enumerate(filter(None, keys), 1)}
 
 
-def client_key_hashes(gateway: GatewaySpec, environment_hashes: Mapping[str, str]) -> dict[str, str]:
+def client_key_hashes(
+    gateway: GatewaySpec, environment_hashes: Mapping[str, str], *, may_lock: bool = False
+) -> dict[str, str]:
     """Every valid client key's hash by name; empty means that the gateway asks for none.
 
-    Raises SpecError if keys are kept but all are disabled: to let everybody in would be the opposite of what
-    was meant.
+    If keys are kept but all are disabled, to let everybody in would be the opposite of what was meant: raises
+    SpecError, or (``may_lock``) gives NOBODY, so that the last key can be taken back from a running gateway.
     """
     path = Path(gateway.keys_file).expanduser() if gateway.keys_file is not None else default_keys_file()
     hashes = dict(environment_hashes)
@@ -150,10 +154,13 @@ def client_key_hashes(gateway: GatewaySpec, environment_hashes: Mapping[str, str
         return hashes
     file = read_keys(path)
     hashes |= {key.name: key.sha256 for key in file.keys if not key.disabled}
+    if not hashes and may_lock:
+        return dict(NOBODY)
     if not hashes:
         state = "every client key in it is disabled" if file.keys else "it holds no client key"
         raise SpecError(
             f"{path}: {state}, so nobody could use the gateway",
-            hint="tri-serve keys create NAME makes one; remove the file to let everybody in",
+            hint="tri-serve keys create NAME makes one; `tri-serve restart gateway` takes the last one back from "
+            "a running gateway",
         )
     return hashes

@@ -271,7 +271,7 @@ class LocalFleet:
             self._announce = progress
             try:
                 if name == "gateway":
-                    hashes = client_key_hashes(self.spec.gateway, self._environment_hashes)
+                    hashes = client_key_hashes(self.spec.gateway, self._environment_hashes, may_lock=True)
                     gateway.restart()
                     await self._replace_gateway(
                         self._gateway_config(self.spec, hashes), None, rebind=False, spec=self.spec

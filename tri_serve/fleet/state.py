@@ -121,6 +121,8 @@ class GatewayState(StateModel):
     restarts: int = 0
     client_keys: int = 0
     """How many client keys it takes; 0 means that it asks for none."""
+    locked: bool = False
+    """Every client key is disabled: nobody is let in."""
     error: str | None = None
     log: str
 

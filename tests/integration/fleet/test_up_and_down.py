@@ -279,6 +279,16 @@ def test_a_key_disabled_later_is_refused_after_a_restart_of_the_gateway(release:
     assert release.ask(headers={"authorization": f"Bearer {key}"}).status_code == 401
 
 
+def test_the_last_key_can_be_taken_back_and_that_lets_nobody_in(release: Any) -> None:
+    key = release.popen("keys", "create", "alice").communicate()[0].strip()
+    release.up()
+    release.popen("keys", "disable", "alice").communicate()
+    assert release.run("restart", "gateway").returncode == 0
+    assert release.ask(headers={"authorization": f"Bearer {key}"}).status_code == 401
+    assert release.ask().status_code == 401
+    assert "every client key is disabled: nobody is let in" in release.run("status").stdout
+
+
 def test_the_spec_as_applied_is_kept(release: Any) -> None:
     release.up()
     applied = yaml.safe_load((release.root / "spec.yaml").read_text())

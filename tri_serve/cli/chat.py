@@ -12,6 +12,8 @@ import click
 from tri_serve.cli.options import release_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tri_serve.fleet.conversation import ChatServer
 
 KEY_VARIABLE = "TRI_SERVE_API_KEY"
@@ -70,7 +72,7 @@ def chat(
         if not text:
             raise click.UsageError("no message: give one as an argument or on stdin")
     if text:
-        _answer(server, body, [*history, {"role": "user", "content": text}])
+        stream_answer(server, body, [*history, {"role": "user", "content": text}])
     else:
         _converse(server, body, history)
 
@@ -90,11 +92,18 @@ def _gateway_of(release: str) -> tuple[str, str]:
     return found.state.url, found.state.model
 
 
-def _answer(server: ChatServer, body: dict[str, Any], messages: list[dict[str, str]]) -> str:
+def stream_answer(
+    server: ChatServer,
+    body: dict[str, Any],
+    messages: list[dict[str, str]],
+    *,
+    on_piece: Callable[[], None] = lambda: None,
+) -> str:
     """Print one answer as it comes, and return it. What came before an error or Ctrl-C ends with a line."""
     pieces: list[str] = []
     try:
         for piece in server.chat(body, messages):
+            on_piece()
             pieces.append(piece)
             click.echo(piece, nl=False)
             sys.stdout.flush()
@@ -120,7 +129,7 @@ def _converse(server: ChatServer, body: dict[str, Any], history: list[dict[str, 
             continue
         question = {"role": "user", "content": line}
         try:
-            answer = _answer(server, body, [*history, question])
+            answer = stream_answer(server, body, [*history, question])
         except KeyboardInterrupt:
             click.echo("(cut short; not remembered)", err=True)
             continue

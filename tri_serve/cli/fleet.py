@@ -28,7 +28,13 @@ NOT_READY = 1
     metavar="SECONDS",
     help="Give up, and stop everything, if the fleet is not ready by then.",
 )
-def up(selection: SpecSelection, release: str, foreground: bool, timeout: float | None) -> None:
+@click.option(
+    "--ask/--no-ask",
+    default=True,
+    show_default=True,
+    help="Ask the started fleet one question and show its answer.",
+)
+def up(selection: SpecSelection, release: str, foreground: bool, timeout: float | None, ask: bool) -> None:
     """Start the fleet that the spec describes, or change it.
 
     Without a spec it serves the tiny checkpoint that comes with tri-serve. Running already with the same spec:
@@ -36,9 +42,11 @@ def up(selection: SpecSelection, release: str, foreground: bool, timeout: float 
     The fleet goes on when this command has ended; `tri-serve down` stops it.
     """
     from tri_serve.cli import fleet_up
+    from tri_serve.cli.fleet_views import QUESTION
 
     loaded = selection.load()
-    fleet_up.up(loaded, release, foreground=foreground, timeout=timeout)
+    question = QUESTION if ask else None
+    fleet_up.up(loaded, release, foreground=foreground, timeout=timeout, question=question)
 
 
 @click.command()

@@ -32,6 +32,9 @@ from tri_serve.places import data_dir
 if TYPE_CHECKING:
     from tri_serve.spec.load import LoadedSpec
 
+# Enough for a few sentences, and an end for a model that finds none.
+FIRST_ANSWER_TOKENS = 256
+
 _STARTED = (ReplicaPhase.STARTING, ReplicaPhase.LOADING, ReplicaPhase.WARMING)
 
 
@@ -55,8 +58,10 @@ class Times:
         return max(0.0, self.total - self.install - self.engine)
 
 
-def up(loaded: LoadedSpec, release: str, *, foreground: bool, timeout: float | None) -> None:
-    """Converge the release to the spec."""
+def up(
+    loaded: LoadedSpec, release: str, *, foreground: bool, timeout: float | None, question: str | None
+) -> None:
+    """Converge the release to the spec; a fleet that was started is asked ``question``."""
     times = Times(begun=_process_began())
     print_notes(loaded.notes)
     paths = release_paths(release)
@@ -83,6 +88,9 @@ def up(loaded: LoadedSpec, release: str, *, foreground: bool, timeout: float | N
             _show_last_words(error.log_tail)
             raise
     _say_ready(state, times)
+    if question:
+        _first_answer(state, question)
+    views.print_usage(state)
 
 
 def _converge(paths: ReleasePaths, desired: Desired, times: Times) -> None:
@@ -221,14 +229,36 @@ def _run_here(paths: ReleasePaths, desired: Desired, times: Times) -> None:
     asyncio.run(supervise(paths, desired, on_ready=on_ready))
 
 
+def _first_answer(state: FleetState, question: str) -> None:
+    """Ask the fleet something and show the answer as it comes: the proof that all of it works."""
+    from tri_serve.cli.chat import KEY_VARIABLE, stream_answer
+    from tri_serve.fleet.conversation import ChatServer
+
+    key = os.environ.get(KEY_VARIABLE) or None
+    if state.gateway.client_keys and key is None:
+        click.echo(f"(no client key in {KEY_VARIABLE}: the fleet was not asked anything)\n")
+        return
+    click.echo(f"\n> {question}")
+    began = time.monotonic()
+    first: float | None = None
+
+    def noted() -> None:
+        nonlocal first
+        first = first or time.monotonic() - began
+
+    body = {"model": state.model, "temperature": 0.0, "max_tokens": FIRST_ANSWER_TOKENS}
+    stream_answer(ChatServer(state.url, key), body, [{"role": "user", "content": question}], on_piece=noted)
+    if first is not None:
+        click.echo(f"(first words after {first * 1000:.0f} ms, all after {time.monotonic() - began:.1f} s)")
+    click.echo()
+
+
 def _say_ready(state: FleetState, times: Times) -> None:
     install = f", {times.install:.1f} s installing the engine environment" if times.install else ""
     click.echo(
         f"{state.release} is ready after {times.total:.1f} s: {times.engine:.1f} s the engine{install}, "
         f"{times.own:.1f} s tri-serve"
     )
-    click.echo()
-    views.print_usage(state)
 
 
 def _show_last_words(lines: tuple[str, ...]) -> None:

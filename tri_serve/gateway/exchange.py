@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from tri_serve.gateway import replies
 from tri_serve.gateway.framing import LAST_CHUNK, chunk
-from tri_serve.gateway.relay import EngineConnection
+from tri_serve.gateway.relay import AnswerHead, EngineConnection
 from tri_serve.observe import names
 
 if TYPE_CHECKING:
@@ -47,10 +46,10 @@ class Exchange:
         "_client",
         "_connection",
         "_events",
-        "_headers",
         "_held",
         "_held_bytes",
         "_length",
+        "_lines",
         "_paused",
         "_replica",
         "_request",
@@ -82,7 +81,7 @@ class Exchange:
 
     def _forget_answer(self) -> None:
         self._status = 0
-        self._headers: Sequence[tuple[bytes, bytes]] = ()
+        self._lines = b""
         self._length: int | None = None
         self._streaming = False
         self._held: list[bytes] = []
@@ -142,10 +141,9 @@ class Exchange:
 
     # -- from the engine
 
-    def head_received(
-        self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None, *, streaming: bool
-    ) -> None:
-        """The engine answered with ``status``; nothing of it has gone to the client yet."""
+    def head_received(self, head: AnswerHead) -> None:
+        """The engine began to answer; nothing of it has gone to the client yet."""
+        status = head.status
         if status in (401, 403) and self._worker.has_engine_key:
             self._give_up_connection()
             self.engine_failed("key_refused", f"the engine refused the gateway's key ({status})", stale=False)
@@ -155,9 +153,9 @@ class Exchange:
             self.engine_failed(f"status_{status}", f"the engine answered {status}", stale=False)
             return
         self._status = status
-        self._headers = headers
-        self._length = length
-        self._streaming = streaming
+        self._lines = head.lines
+        self._length = head.length
+        self._streaming = head.streaming
 
     def _give_up_connection(self) -> None:
         if self._connection is not None:
@@ -298,8 +296,7 @@ class Exchange:
     def _head(self, framing: bytes) -> bytes:
         request = self._request
         return replies.head(
-            self._status,
-            self._headers,
+            self._lines,
             request_id=request.request_id,
             framing=framing,
             close=not self._client.will_keep_alive(request),
@@ -369,7 +366,7 @@ async def connect(worker: Worker, replica: Replica, exchange: Exchange) -> None:
     try:
         async with asyncio.timeout(worker.timeouts.connect):
             _, connection = await worker.loop.create_connection(
-                lambda: EngineConnection(replica), address.host, address.port
+                lambda: EngineConnection(replica, worker.loop), address.host, address.port
             )
     except TimeoutError:
         exchange.connect_failed("connect_timeout", f"no connection within {worker.timeouts.connect:g} s")

@@ -68,7 +68,9 @@ class Ledger:
 
     def choose(self, tie: int, now: float, tried: Collection[Replica]) -> Replica | None:
         """The replica for a request, or None. One that is doubted is taken only when no other is left."""
-        ready = [replica for replica in self.replicas if replica.ready and replica not in tried]
+        ready = [replica for replica in self.replicas if replica.ready]
+        if tried:
+            ready = [replica for replica in ready if replica not in tried]
         if not ready:
             return None
         trusted = [replica for replica in ready if replica.doubted_until <= now] or ready

@@ -14,7 +14,7 @@ import httptools
 from tri_serve.gateway import replies
 from tri_serve.gateway.exchange import Exchange, State
 from tri_serve.gateway.replies import Refusal
-from tri_serve.gateway.request import KNOWN_HEADERS, Request, head_too_large
+from tri_serve.gateway.request import KNOWN_HEADERS, RepeatedHead, Request, head_too_large
 from tri_serve.observe import names
 
 if TYPE_CHECKING:
@@ -45,11 +45,14 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_exchange",
         "_fed",
+        "_headers",
         "_incoming",
         "_parser",
         "_paused",
         "_phase",
         "_queue",
+        "_repeated",
+        "_served",
         "_verified",
         "_worker",
         "deadline",
@@ -64,6 +67,10 @@ class ClientConnection(asyncio.Protocol):
         # Requests that came whole while an earlier one was being answered. Reading stops while there are any.
         self._queue: deque[Request] = deque()
         self._exchange: Exchange | None = None
+        self._headers: dict[bytes, bytes] = {}
+        self._repeated: RepeatedHead | None = None
+        # The last request that was served as it came, without waiting in the queue.
+        self._served: Request | None = None
         self._fed = 0
         self._paused = False
         self._verified = b""
@@ -95,7 +102,13 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._phase is Phase.LINGER:
             return
-        if self._phase is Phase.IDLE:
+        fresh = self._phase is Phase.IDLE and self._incoming is None
+        if fresh:
+            if self._repeated is not None:
+                request = self._repeated.match(data, self._worker.limits.body_bytes)
+                if request is not None:
+                    self._serve(request)
+                    return
             self._wait(Phase.HEAD, self._worker.timeouts.head)
         incoming = self._incoming
         if incoming is None or (incoming.route is None and incoming.refusal is None):
@@ -108,6 +121,9 @@ class ClientConnection(asyncio.Protocol):
                 Refusal(400, "bad_http", f"this is not HTTP/1.1: {error}", code="bad_request", close=True)
             )
             return
+        served, self._served = self._served, None
+        if fresh and served is not None and served.refusal is None and not self._queue:
+            self._repeated = RepeatedHead.learn(data, served)
         self._bound_incoming()
         if self._queue and not self.transport.is_closing():
             self.transport.pause_reading()
@@ -141,7 +157,8 @@ class ClientConnection(asyncio.Protocol):
     # -- what httptools calls while it feeds
 
     def on_message_begin(self) -> None:
-        self._incoming = Request()
+        self._incoming = request = Request()
+        request.headers = self._headers = {}
 
     def on_url(self, url: bytes) -> None:
         request = cast("Request", self._incoming)
@@ -153,9 +170,9 @@ class ClientConnection(asyncio.Protocol):
         request.head_bytes += len(name) + len(value) + 4
         name = name.lower()
         if name in KNOWN_HEADERS:
-            if name in request.headers:
+            if name in self._headers:
                 request.repeated = name
-            request.headers[name] = value
+            self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         request = cast("Request", self._incoming)
@@ -188,6 +205,7 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None or self._queue:
             self._queue.append(request)
         else:
+            self._served = request
             self._serve(request)
 
     def _is_offer(self, request: Request) -> bool:
@@ -269,8 +287,9 @@ class ClientConnection(asyncio.Protocol):
             status = 200 if ready else 503
             body = b'{"status":"ready"}' if ready else b'{"status":"not ready"}'
         head = replies.head(
-            status,
-            ((b"content-type", b"application/json"), (b"cache-control", b"no-store")),
+            replies.head_lines(
+                status, ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+            ),
             request_id=request.request_id,
             framing=b"content-length: %d\r\n" % len(body),
             close=not self.will_keep_alive(request),
@@ -385,8 +404,7 @@ class ClientConnection(asyncio.Protocol):
         api = request.route.api if request is not None and request.route is not None else "plain"
         body = replies.error_object(refusal, api)
         head = replies.head(
-            refusal.status,
-            ((b"content-type", b"application/json"), *refusal.headers),
+            replies.head_lines(refusal.status, ((b"content-type", b"application/json"), *refusal.headers)),
             request_id=request.request_id if request is not None and request.request_id else b"-",
             framing=b"content-length: %d\r\n" % len(body),
             close=refusal.close or request is None or not self.will_keep_alive(request),

@@ -24,6 +24,6 @@ def least_loaded(loads: Sequence[Load], tie: int) -> int:
     """
     if not loads:
         raise ValueError("no replica to choose from")
-    fewest = min(load.in_flight for load in loads)
+    fewest = min([load.in_flight for load in loads])
     equals = [index for index, load in enumerate(loads) if load.in_flight == fewest]
     return equals[tie % len(equals)]

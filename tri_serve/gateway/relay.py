@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -17,6 +19,7 @@ from tri_serve.gateway.framing import (
     LengthBody,
     whole_event_chunks,
 )
+from tri_serve.gateway.replies import status_line
 
 if TYPE_CHECKING:
     from tri_serve.gateway.exchange import Exchange
@@ -43,13 +46,27 @@ _NOT_RELAYED = frozenset(
 )
 
 
-class _Head:
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """What relaying needs to know of an answer's head."""
+
+    status: int
+    lines: bytes
+    """Status line and the headers that are relayed, each with its line end."""
+    length: int | None
+    chunked: bool
+    streaming: bool
+    """A 200 of server-sent events."""
+    keep_alive: bool
+
+
+class _HeadReader:
     """Collects one response head; httptools calls back into it."""
 
     __slots__ = ("chunked", "complete", "headers", "length", "sse")
 
     def __init__(self) -> None:
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[bytes] = []
         self.length: int | None = None
         self.chunked = False
         self.sse = False
@@ -64,10 +81,33 @@ class _Head:
         elif name == b"content-type" and value.startswith(b"text/event-stream"):
             self.sse = True
         if name not in _NOT_RELAYED:
-            self.headers.append((name, value))
+            self.headers.append(b"%b: %b\r\n" % (name, value))
 
     def on_headers_complete(self) -> None:
         self.complete = True
+
+
+# An engine's heads repeat, but for their lengths and the second in their dates.
+@lru_cache(maxsize=1024)
+def parse_head(head: bytes) -> AnswerHead:
+    """A complete response head. Raises FramingError if it is none."""
+    reader = _HeadReader()
+    parser = httptools.HttpResponseParser(reader)
+    try:
+        parser.feed_data(head)
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        raise FramingError("the answer's head is not HTTP/1.1") from error
+    if not reader.complete:
+        raise FramingError("the answer's head is not HTTP/1.1")
+    status = parser.get_status_code()
+    return AnswerHead(
+        status,
+        status_line(status) + b"".join(reader.headers),
+        reader.length,
+        reader.chunked,
+        reader.sse and status == 200,
+        bool(parser.should_keep_alive()),
+    )
 
 
 class EngineConnection(asyncio.Protocol):
@@ -78,6 +118,7 @@ class EngineConnection(asyncio.Protocol):
         "_framer",
         "_head",
         "_keep_alive",
+        "_loop",
         "_paused",
         "_raw",
         "exchange",
@@ -87,8 +128,9 @@ class EngineConnection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, loop: asyncio.AbstractEventLoop) -> None:
         self.replica = replica
+        self._loop = loop
         self.exchange: Exchange | None = None
         self.transport: asyncio.Transport
         self.reused = False
@@ -204,18 +246,10 @@ class EngineConnection(asyncio.Protocol):
         self._deliver(payload, exchange, complete=self._body.complete)
 
     def _start_body(self, head_bytes: bytes, exchange: Exchange) -> None:
-        head = _Head()
-        parser = httptools.HttpResponseParser(head)
-        try:
-            parser.feed_data(head_bytes)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise FramingError("the answer's head is not HTTP/1.1") from error
-        if not head.complete:
-            raise FramingError("the answer's head is not HTTP/1.1")
-        status = parser.get_status_code()
-        if 100 <= status < 200:
+        head = parse_head(head_bytes)
+        if 100 <= head.status < 200:
             return
-        if status in (204, 304):
+        if head.status in (204, 304):
             self._body = LengthBody(0)
         elif head.chunked:
             self._body = ChunkedBody()
@@ -223,10 +257,10 @@ class EngineConnection(asyncio.Protocol):
             self._body = LengthBody(head.length)
         else:
             self._body = CloseBody()
-        self._keep_alive = parser.should_keep_alive() and not isinstance(self._body, CloseBody)
-        if head.sse and status == 200:
+        self._keep_alive = head.keep_alive and not isinstance(self._body, CloseBody)
+        if head.streaming:
             self._framer = EventFramer()
-        exchange.head_received(status, head.headers, head.length, streaming=self._framer is not None)
+        exchange.head_received(head)
 
     def _deliver(self, payload: bytes, exchange: Exchange, *, complete: bool) -> None:
         framer = self._framer
@@ -258,7 +292,7 @@ class EngineConnection(asyncio.Protocol):
         body = self._body
         if self._keep_alive and body is not None and not body.excess and not self.replica.retired:
             self.reused = True
-            self.idle_since = asyncio.get_running_loop().time()
+            self.idle_since = self._loop.time()
             self.replica.idle.append(self)
         else:
             self.transport.close()

@@ -84,16 +84,22 @@ def error_event(message: str, api: Api, events_sent: int) -> bytes:
     return b"data: %b\n\n" % json.dumps({"error": error}).encode()
 
 
-def head(
-    status: int, headers: Sequence[tuple[bytes, bytes]], *, request_id: bytes, framing: bytes, close: bool
-) -> bytes:
-    """A response head. ``framing`` is the complete Content-Length or Transfer-Encoding line, or empty."""
-    lines = [status_line(status)]
-    for name, value in headers:
-        lines.append(b"%b: %b\r\n" % (name, value))
-    lines.append(b"x-request-id: %b\r\n%b" % (request_id, framing))
-    lines.append(b"connection: close\r\n\r\n" if close else b"\r\n")
-    return b"".join(lines)
+def head(lines: bytes, *, request_id: bytes, framing: bytes, close: bool) -> bytes:
+    """A response head: ``lines`` are status line and headers.
+
+    ``framing`` is the complete Content-Length or Transfer-Encoding line, or empty.
+    """
+    return b"%bx-request-id: %b\r\n%b%b" % (
+        lines,
+        request_id,
+        framing,
+        b"connection: close\r\n\r\n" if close else b"\r\n",
+    )
+
+
+def head_lines(status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Status line and headers, each with its line end."""
+    return status_line(status) + b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def no_replica(*, draining: bool) -> Refusal:

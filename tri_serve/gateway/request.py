@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from random import getrandbits
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -35,6 +37,10 @@ KNOWN_HEADERS = frozenset(
 )
 PASSED_ON = (b"content-type", b"traceparent", b"tracestate", b"anthropic-version", b"anthropic-beta")
 
+_NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
+# Heads with one of these are different every time, or mean more than the bytes that follow them.
+_CHANGING = frozenset((b"expect", b"traceparent", b"tracestate", b"transfer-encoding", b"x-request-id"))
+_LENGTH_LINE = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?=\r\n)", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _PRINTABLE_TARGET = re.compile(rb"[\x21-\x7e]{1,80}")
 
@@ -43,8 +49,8 @@ class Request:
     """One request as it comes in; complete once its body is."""
 
     __slots__ = (
-        "_prefix",
         "body",
+        "engine_head",
         "head_bytes",
         "headers",
         "keep_alive",
@@ -62,7 +68,7 @@ class Request:
     def __init__(self) -> None:
         self.target = b""
         self.method = b""
-        self.headers: dict[bytes, bytes] = {}
+        self.headers: Mapping[bytes, bytes] = _NO_HEADERS
         self.repeated: bytes | None = None
         self.head_bytes = 0
         self.version_1_1 = True
@@ -73,7 +79,7 @@ class Request:
         self.parts: list[bytes] = []
         self.size = 0
         self.body = b""
-        self._prefix = b""
+        self.engine_head = b""
 
     @property
     def route_name(self) -> str:
@@ -93,11 +99,18 @@ class Request:
         self.request_id = claimed if _REQUEST_ID.fullmatch(claimed) else b"%032x" % getrandbits(128)
         path = self.target.partition(b"?")[0]
         self.route = ROUTES.get(path)
-        return (
+        refusal = (
             self._check_framing(version, head_limit, body_limit)
             or self._check_route(path, self.method)
             or self._check_media()
         )
+        route = self.route
+        if refusal is None and route is not None:
+            passed = b"".join(
+                [b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_ON if name in headers]
+            )
+            self.engine_head = b"%b %b HTTP/1.1\r\n%b" % (route.method, route.path, passed)
+        return refusal
 
     def _check_framing(self, version: str, head_limit: int, body_limit: int) -> Refusal | None:
         headers = self.headers
@@ -197,23 +210,72 @@ class Request:
 
     def engine_bytes(self, replica_head: bytes) -> bytes:
         """The request as an engine gets it: the body untouched, of the headers only those in PASSED_ON."""
-        if not self._prefix:
-            route = self.route
-            if route is None:
-                raise ValueError("a request without a route has no engine")
-            headers = self.headers
-            passed = b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_ON if name in headers)
-            length = b"content-length: %d\r\n" % len(self.body) if self.method == b"POST" else b""
-            self._prefix = b"%b %b HTTP/1.1\r\n%b%bx-request-id: %b\r\n" % (
-                route.method, route.path, passed, length, self.request_id,
-            )  # fmt: skip
-        return b"%b%b\r\n%b" % (self._prefix, replica_head, self.body)
+        if self.method == b"GET":
+            return b"%b%bx-request-id: %b\r\n\r\n" % (self.engine_head, replica_head, self.request_id)
+        return b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b" % (
+            self.engine_head,
+            replica_head,
+            len(self.body),
+            self.request_id,
+            self.body,
+        )
 
     def forget_body(self) -> None:
         """The answer has begun: what is only needed to ask again can go."""
         self.body = b""
-        self._prefix = b""
-        self.headers.clear()
+        self.engine_head = b""
+        self.headers = _NO_HEADERS
+
+
+class RepeatedHead:
+    """A request head that was checked once, recognised when the same connection sends it again.
+
+    Clients repeat their heads on a connection, a dozen headers and more, but for the body's length. Bytes that
+    are the same were found good already: only the length, and what follows the head, is looked at again.
+    """
+
+    __slots__ = ("_engine_head", "_method", "_prefix", "_route", "_suffix")
+
+    def __init__(self, prefix: bytes, suffix: bytes, request: Request) -> None:
+        self._prefix = prefix
+        self._suffix = suffix
+        self._route = request.route
+        self._method = request.method
+        self._engine_head = request.engine_head
+
+    @classmethod
+    def learn(cls, data: bytes, request: Request) -> RepeatedHead | None:
+        """From the bytes of one whole request that was found good; None if its head will not repeat."""
+        headers = request.headers
+        good = request.method == b"POST" and request.keep_alive and request.version_1_1
+        if not good or not _CHANGING.isdisjoint(headers):
+            return None
+        found = _LENGTH_LINE.search(data, 0, len(data) - len(request.body))
+        if found is None or not data.endswith(b"\r\n\r\n" + request.body):
+            return None
+        suffix = data[found.end(1) : len(data) - len(request.body)]
+        return None if b"\r\n\r\n" in suffix[:-4] else cls(data[: found.start(1)], suffix, request)
+
+    def match(self, data: bytes, body_limit: int) -> Request | None:
+        """The request in ``data`` if that is this head again and exactly one whole body behind it."""
+        if not data.startswith(self._prefix):
+            return None
+        start = len(self._prefix)
+        end = data.find(b"\r", start, start + 10)
+        digits = data[start:end]
+        if end < 0 or not digits.isdigit() or not data.startswith(self._suffix, end):
+            return None
+        body = data[end + len(self._suffix) :]
+        if len(body) != int(digits) or len(body) > body_limit:
+            return None
+        request = Request()
+        request.method = self._method
+        request.keep_alive = True
+        request.route = self._route
+        request.request_id = b"%032x" % getrandbits(128)
+        request.engine_head = self._engine_head
+        request.parts.append(body)
+        return request
 
 
 def head_too_large(limit: int) -> Refusal:

@@ -273,3 +273,18 @@ def test_a_good_request_id_is_kept_and_a_bad_one_replaced(gateway: Gateway) -> N
         answer = requests.get(f"{gateway.url}/health", headers={"x-request-id": given.encode()}, timeout=5)
         assert (answer.headers["x-request-id"] == given) is kept
         assert answer.headers["x-request-id"]
+
+
+def test_a_connection_that_repeats_its_head_is_still_checked_every_time(gateway: Gateway) -> None:
+    bodies: list[tuple[bytes, int]] = [
+        (GOOD, 200), (GOOD, 200), (GOOD[:-1] + b',"seed":1}', 200), (b"{nope", 400), (GOOD, 200),
+        (b'{"model":"gpt-4"}', 404), (GOOD, 200), (GOOD + b" " * 70_000, 200), (GOOD, 200), (b"[]", 400),
+    ]  # fmt: skip
+    with socket.create_connection(gateway.address, timeout=10) as connection:
+        for body, status in bodies:
+            connection.sendall(post(body))
+            assert status_of(connection.recv(65536)) == status
+        connection.sendall(post() + post())
+        answer = connection.recv(65536)
+        while answer.count(b"HTTP/1.1 200 OK") < 2:
+            answer += connection.recv(65536)

@@ -221,7 +221,7 @@ def _run_here(paths: ReleasePaths, desired: Desired, times: Times) -> None:
     """The supervisor in this very process, until it is told to stop."""
     from tri_serve.fleet.supervisor import configure_logging, supervise
 
-    configure_logging()
+    configure_logging(paths.log("supervisor"))
 
     def on_ready(fleet: LocalFleet) -> None:
         click.echo(f"{paths.release} is ready: {base_url(fleet.spec)}/v1 after {times.total:.1f} s", err=True)

@@ -90,7 +90,8 @@ def replica_notes(replica: ReplicaState) -> list[str]:
         notes.append(replica.linear_kernel)
     lines = [", ".join(notes)] if notes else []
     if replica.error:
-        lines.append(f"{'last failure' if replica.phase == 'ready' else 'failure'}: {replica.error}")
+        error = replica.error.removeprefix(f"{replica.name}: ")
+        lines.append(f"{'last failure' if replica.phase == 'ready' else 'failure'}: {error}")
     if replica.retry is not None:
         lines.append(f"next start in {duration(replica.retry - time.time())}")
     if replica.phase == "failed":

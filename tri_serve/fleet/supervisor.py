@@ -24,6 +24,7 @@ from tri_serve.fleet.local import LocalFleet
 from tri_serve.fleet.notify import notify
 from tri_serve.fleet.release import ReleasePaths, exclusive
 from tri_serve.fleet.state import FleetPhase, read_state
+from tri_serve.process import logs
 from tri_serve.process.child import child_token
 from tri_serve.process.strays import MARKER, sweep
 
@@ -151,11 +152,15 @@ async def sweep_earlier_life(paths: ReleasePaths) -> tuple[int, ...]:
     return swept
 
 
-def configure_logging(stream: Any = None) -> None:
-    """Log to ``stream`` (stderr unless given). A log that cannot be written is no reason to stop serving."""
+def configure_logging(file: Path | None = None) -> None:
+    """Log to stderr, and to ``file``. A log that cannot be written is no reason to stop serving."""
     logging.raiseExceptions = False
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if file is not None:
+        os.close(logs.open_log(file))  # made private; the handler would not
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
     logging.basicConfig(
-        level=logging.INFO, stream=stream, format="%(asctime)s %(levelname)s %(message)s", force=True
+        level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
 
 

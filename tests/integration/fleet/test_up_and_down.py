@@ -233,8 +233,10 @@ def test_the_foreground_tells_the_service_manager_and_stops_on_sigterm(
             assert release.ask().status_code == 200
             up.terminate()
             assert manager.recv(100) == b"STOPPING=1"
-            up.communicate(timeout=20)
+            _, err = up.communicate(timeout=20)
     assert up.returncode == 0
+    assert "replica-0: ready" in err
+    assert "replica-0: ready" in release.run("logs", "supervisor").stdout
     assert release.processes() == ()
 
 

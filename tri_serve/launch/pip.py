@@ -43,7 +43,7 @@ def pip_install(
         elif fetched > 1 and line.startswith("Installing collected packages"):
             report(f"  {fetched} packages fetched, unpacking")
             fetched = 0
-        if fetched and time.monotonic() - reported > _PROGRESS_SECONDS:
+        if fetched > 1 and time.monotonic() - reported > _PROGRESS_SECONDS:
             reported = time.monotonic()
             report(f"  {fetched}{f' of {expected}' if expected else ''} packages fetched")
 

@@ -71,6 +71,9 @@ class ControlServer:
             say({"error": ErrorState(message=f"the supervisor did not understand: {error!r}").model_dump()})
         except ConnectionError:
             pass  # the asker left; what it asked for has been done or goes on
+        except OSError as error:
+            log.warning("a command failed: %s", error)
+            say({"error": ErrorState(message=f"the supervisor met: {error}").model_dump()})
         finally:
             heart.cancel()
             with contextlib.suppress(ConnectionError):

@@ -52,6 +52,22 @@ class _Process:
         self.admin_socket.unlink(missing_ok=True)
 
 
+def config_file(path: Path, text: str) -> tuple[Path, int | None]:
+    """Where a gateway process can read ``text``: the file, or on a full disk memory that it inherits.
+
+    A gateway that dies has to come back whatever the disk says. The descriptor, if any, is the caller's to
+    pass on and close.
+    """
+    try:
+        write_private(path, text)
+    except OSError as error:
+        log.warning("cannot write %s: %s; the gateway gets it in memory", path, error.strerror)
+        memory = os.memfd_create(path.name)
+        os.write(memory, text.encode())
+        return Path(f"/proc/self/fd/{memory}"), memory
+    return path, None
+
+
 class GatewayProcess:
     """Holds the listening socket; every gateway process inherits it, so it stays open between two of them."""
 
@@ -218,17 +234,20 @@ class GatewayProcess:
         admin_socket = self._paths.admin_socket(self._generation)
         admin_socket.unlink(missing_ok=True)
         config = self.config.model_copy(update={"admin_socket": admin_socket, "replicas": self._roster})
-        path = self._paths.gateway_config
-        write_private(path, config.model_dump_json(indent=2) + "\n")
+        path, memory = config_file(self._paths.gateway_config, config.model_dump_json(indent=2) + "\n")
         descriptor = self.listener.fileno()
         argv = [sys.executable, "-P", "-m", "tri_serve.gateway", "--config", str(path)]
-        child = await Child.spawn(
-            [*argv, "--listen-fd", str(descriptor)],
-            env={name: value for name, value in os.environ.items() if name not in _SECRETS},
-            log=self._paths.log("gateway"),
-            name="gateway",
-            pass_fds=(descriptor,),
-        )
+        try:
+            child = await Child.spawn(
+                [*argv, "--listen-fd", str(descriptor)],
+                env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+                log=self._paths.log("gateway"),
+                name="gateway",
+                pass_fds=(descriptor,) if memory is None else (descriptor, memory),
+            )
+        finally:
+            if memory is not None:
+                os.close(memory)
         process = _Process(child, admin_socket, time.monotonic(), config.timeouts.drain)
         try:
             await asyncio.wait_for(self._until_answering(process), START_TIMEOUT)

@@ -409,8 +409,10 @@ def test_a_killed_engine_is_told_to_its_streams_and_comes_back(fleet: Fleet, vic
     lines = stream.iter_lines()
     assert next(lines).startswith(b"data: {")
     os.kill(pid, signal.SIGKILL)
-    *_, last = [line for line in lines if line]
-    assert "error" in json.loads(last.removeprefix(b"data: ")), last
+    data = [line.removeprefix(b"data: ") for line in lines if line]
+    if data[-1] == b"[DONE]":  # vLLM's server outlived its core: it says the error itself, and ends as ever
+        data.pop()
+    assert "error" in json.loads(data[-1]), data[-1]
     wait_until(lambda: not fleet.is_ready(), 30, "the gateway to notice")
     refused = requests.post(f"{fleet.url}/v1/completions", json={**body, "stream": False}, timeout=60)
     assert refused.status_code == 503

@@ -11,7 +11,10 @@ _PREFIX = re.compile(
     r"^(\(\w[\w -]*pid=\d+\) ?)?((ERROR|INFO|WARNING|CRITICAL) \d\d-\d\d [\d:]+ \[[^]]+\] ?)?"
 )
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Warning|Interrupt|Exit|NotFound)\b: \S")
-_FATAL = re.compile(r"(^|: )(fatal )?error: \S|^Fatal Python error|^\S+: No module named ", re.IGNORECASE)
+_FATAL = re.compile(
+    r"(^|: )(fatal )?error: \S|^Fatal Python error|^\S+: (No module named |Error while finding module)",
+    re.IGNORECASE,
+)
 
 # Raised by one process because of another's failure: the cause stands further up.
 _FOLLOWING = (

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from tri_serve.checkpoint.architecture import Architecture
 from tri_serve.checkpoint.inspect import CheckpointFacts, inspect_checkpoint
+from tri_serve.checkpoint.quantization import check_quantization
 from tri_serve.checkpoint.resolve import resolve_source
 from tri_serve.errors import (
     EngineEnvironmentError,
     MissingExtraError,
     ResourceError,
+    SpecError,
     TriServeError,
     UsageError,
 )
@@ -24,6 +27,7 @@ from tri_serve.launch.device import Device, detect_device
 from tri_serve.launch.environment import find_environment
 from tri_serve.places import cache_dir, data_dir
 from tri_serve.process.ports import bind_listener
+from tri_serve.spec.engine import ModelSpec
 from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.models import Spec
 
@@ -139,6 +143,16 @@ def check_exposure(gateway: GatewaySpec, client_keys: int) -> None:
     )
 
 
+def check_context(model: ModelSpec, architecture: Architecture) -> None:
+    """Raises SpecError if more context is asked for than the model was made for."""
+    limit = architecture.max_position_embeddings
+    if model.max_model_len is not None and model.max_model_len > limit:
+        raise SpecError(
+            f"model.max_model_len is {model.max_model_len:,}, and config.json allows {limit:,} positions",
+            hint=f"--set model.max_model_len={limit}, or leave it out: the model's own limit is taken",
+        )
+
+
 def check_packages() -> None:
     """Raises MissingExtraError if what the gateway runs on is not installed."""
     if any(find_spec(name) is None for name in _GATEWAY_PACKAGES):
@@ -181,7 +195,10 @@ def preflight(
 
     def check_checkpoint() -> None:
         nonlocal facts
-        facts = inspect_checkpoint(resolve_source(spec.model, cache_dir()))
+        found = inspect_checkpoint(resolve_source(spec.model, cache_dir()))
+        check_quantization(spec.model.quantization, found.quantization, found.path)
+        check_context(spec.model, found.architecture)
+        facts = found
 
     def check_port() -> None:
         bind_listener(spec.gateway.host, spec.gateway.port).close()

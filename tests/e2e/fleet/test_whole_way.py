@@ -432,9 +432,18 @@ def _is_core(pid: int) -> bool:
     return False
 
 
-def test_down_leaves_nothing_and_can_be_said_twice(fleet: Fleet) -> None:
+def test_down_in_the_midst_of_trouble_leaves_nothing_and_can_be_said_twice(fleet: Fleet) -> None:
+    """Streams are running, one client does not read, and the engine has just been killed."""
     assert len(fleet.processes()) >= 6  # supervisor, two guards, engine and core, gateway and worker
+    body = {"model": "tri-tiny", "prompt": "x", "max_tokens": 4000, "stream": True, "ignore_eos": True}
+    streams = [
+        requests.post(f"{fleet.url}/v1/completions", json=body, stream=True, timeout=60) for _ in range(8)
+    ]
+    (core,) = [pid for pid in fleet.processes() if _is_core(pid)]
+    os.kill(core, signal.SIGKILL)
     result = fleet.run("down", "-r", "whole", seconds=120)
+    for stream in streams:
+        stream.close()
     assert result.returncode == 0, result.stderr
     assert fleet.processes() == {}
     with socket.socket() as probe:

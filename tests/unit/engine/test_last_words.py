@@ -42,6 +42,8 @@ def test_pydantic_s_second_line_says_what_is_wrong() -> None:
     [
         "main.py: error: unrecognized arguments: --foo",
         "/usr/bin/python3: No module named vllm",
+        "/usr/bin/python3: Error while finding module specification for 'vllm.entrypoints.cli.main' "
+        "(ModuleNotFoundError: No module named 'vllm')",
         "error: bad thing",
     ],
 )

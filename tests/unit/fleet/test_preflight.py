@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tri_serve.errors import ResourceError, UsageError
+from tri_serve.checkpoint.architecture import read_architecture
+from tri_serve.checkpoint.tiny import tiny_checkpoint
+from tri_serve.errors import ResourceError, SpecError, TriServeError, UsageError
 from tri_serve.fleet.preflight import (
     available_memory,
+    check_context,
     check_disk,
     check_exposure,
     check_memory,
     engine_memory,
+    preflight,
 )
 from tri_serve.spec.gateway import GatewaySpec
+from tri_serve.spec.load import load_spec
 from tri_serve.spec.models import Spec
 
 GIB = 2**30
@@ -95,3 +100,24 @@ def test_a_gateway_may_be_open_to_this_machine_to_key_holders_or_on_purpose(
 def test_a_gateway_is_not_opened_to_the_network_by_accident() -> None:
     with pytest.raises(UsageError, match="no client key is set"):
         check_exposure(GatewaySpec(host="0.0.0.0"), 0)
+
+
+def test_more_context_than_the_model_has_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    architecture = read_architecture(tiny_checkpoint("bf16", tmp_path))
+    model = load_spec(None, [], {}, sets=["model.max_model_len=8193"]).spec.model
+    with pytest.raises(SpecError, match=r"8,193, and config\.json allows 8,192"):
+        check_context(model, architecture)
+    check_context(model.model_copy(update={"max_model_len": 8192}), architecture)
+    check_context(model.model_copy(update={"max_model_len": None}), architecture)
+
+
+def test_a_quantization_that_is_not_the_checkpoints_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    spec = load_spec(None, [], {}, sets=["model.quantization=gptq", "gateway.port=1"]).spec
+    with pytest.raises(TriServeError) as refused:
+        preflight(spec, environment_hashes={}, state=tmp_path, new_listener=False)
+    assert "gptq" in f"{refused.value} {refused.value.hint}"
+    assert "awq" in f"{refused.value} {refused.value.hint}"

@@ -10,7 +10,7 @@ import click
 import uvloop
 
 from .client import BenchmarkError
-from .rounds import ROUTERS, SCENARIOS, compare
+from .rounds import DEFAULT_SCENARIOS, ROUTERS, SCENARIOS, compare
 from .scenarios import Sizes
 
 
@@ -18,7 +18,11 @@ from .scenarios import Sizes
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(1), help="Interleaved rounds.")
 @click.option("--only", default=",".join(ROUTERS), show_default=True, help="Routers, joined by commas.")
 @click.option(
-    "--scenario", "chosen", default=",".join(SCENARIOS), show_default=True, help="Loads, joined by commas."
+    "--scenario",
+    "chosen",
+    default=",".join(DEFAULT_SCENARIOS),
+    show_default=True,
+    help="Loads, joined by commas; there is requests_light as well.",
 )
 @click.option("--seed", default=1, show_default=True, help="Of the order within a round.")
 @click.option(
@@ -27,20 +31,21 @@ from .scenarios import Sizes
 @click.option("--streams", default=2048, show_default=True, help="Running streams in the memory scenario.")
 @click.option(
     "--output",
-    default="benchmarks/gateway/results.json",
-    show_default=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the raw figures go.",
+    help="A file for the raw figures, as JSON; nothing is written without it.",
 )
-def main(rounds: int, only: str, chosen: str, seed: int, scale: float, streams: int, output: Path) -> None:
+def main(
+    rounds: int, only: str, chosen: str, seed: int, scale: float, streams: int, output: Path | None
+) -> None:
     """Compare the gateway with HAProxy and vllm-router, normalised by each router's own CPU time."""
     names, wanted = only.split(","), chosen.split(",")
-    for given, known in ((names, ROUTERS), (wanted, tuple(SCENARIOS))):
+    for given, known in ((names, ROUTERS), (wanted, SCENARIOS)):
         if unknown := set(given) - set(known):
             raise click.UsageError(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     sizes = Sizes(
-        request_seconds=2.5 * scale,
-        stream_seconds=2.5 * scale,
+        request_seconds=max(1, round(4 * scale)),
+        light_seconds=2.5 * scale,
+        stream_seconds=2.0 * scale,
         ttft_seconds=1.5 * scale,
         memory_streams=streams,
     )
@@ -51,10 +56,11 @@ def main(rounds: int, only: str, chosen: str, seed: int, scale: float, streams: 
     except BenchmarkError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
     click.echo(result["table"])
-    click.echo(f"\nraw figures: {output}")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=1) + "\n")
+        click.echo(f"\nraw figures: {output}")
 
 
 if __name__ == "__main__":

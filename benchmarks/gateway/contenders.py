@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -51,7 +50,7 @@ class Program:
         return self._process.pid
 
     def wait_answer(self, port: int, path: str, *, key: str | None = None, seconds: float = 30.0) -> None:
-        """Return when ``path`` answers 200; raises BenchmarkError with the log's end if it does not."""
+        """Return when ``path`` answers 200; if it does not, stop and raise BenchmarkError with the log's end."""
         deadline = time.monotonic() + seconds
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
         if key is not None:
@@ -63,6 +62,7 @@ class Program:
                         return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.02)
+        self.stop()
         raise BenchmarkError(
             f"{self._process.args!r} did not answer on {port}: {self.log.read_text()[-2000:]}"
         )
@@ -83,31 +83,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_engines(count: int, cores: set[int], folder: Path) -> tuple[list[Program], list[int]]:
-    """Mock engines that want the engine key."""
-    programs, ports = [], [free_port() for _ in range(count)]
-    for index, port in enumerate(ports):
-        argv = [sys.executable, "-m", "tri_serve.mock", "--port", str(port), "--model", MODEL]
-        log = folder / f"engine-{index}.log"
-        programs.append(Program(argv, cores=cores, log=log, env={"VLLM_API_KEY": ENGINE_KEY}))
-    for program, port in zip(programs, ports, strict=True):
-        program.wait_answer(port, "/health")
-    return programs, ports
+def start_mock_engine(number: int, cores: set[int], folder: Path) -> tuple[Program, int]:
+    """A mock engine that wants the engine key, and its port."""
+    port = free_port()
+    argv = [sys.executable, "-m", "tri_serve.mock", "--port", str(port), "--model", MODEL]
+    log = folder / f"engine-{number}.log"
+    program = Program(argv, cores=cores, log=log, env={"VLLM_API_KEY": ENGINE_KEY})
+    program.wait_answer(port, "/health")
+    return program, port
 
 
 class HAProxy:
-    """HAProxy from PATH: one thread, round robin, connections to the engines kept and shared."""
+    """HAProxy: one thread, round robin, connections to the engines kept and shared."""
 
     name = "haproxy"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, binary: Path) -> None:
         self._folder = folder
-        path = shutil.which("haproxy")
-        if path is None:
-            raise BenchmarkError(
-                "haproxy is not on PATH: apt-get install haproxy, or leave it out with --only"
-            )
-        self._binary = path
+        self._binary = str(binary)
 
     def version(self) -> str:
         out = subprocess.run([self._binary, "-v"], capture_output=True, text=True, check=True).stdout

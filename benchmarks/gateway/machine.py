@@ -49,6 +49,12 @@ def cpu_seconds(pids: list[int]) -> float:
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
+def ended_children_seconds() -> float:
+    """User and system time of the children of this process that have ended and been waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def busy_seconds() -> float:
     """Core seconds since boot that were not idle, whoever used them; what the hypervisor stole included."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]

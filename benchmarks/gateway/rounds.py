@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import report, scenarios
+from . import report, saturation, scenarios
+from .canned import start_canned_engines
 from .client import BenchmarkError
-from .contenders import ENGINE_KEY, Contender, HAProxy, TriServe, VllmRouter, start_engines
-from .machine import busy_seconds, cpu_seconds, facts, raise_descriptor_limit, split_cores, tree
-from .peers import vllm_router_environment
+from .contenders import ENGINE_KEY, Contender, HAProxy, TriServe, VllmRouter, start_mock_engine
+from .machine import (
+    busy_seconds,
+    cpu_seconds,
+    ended_children_seconds,
+    facts,
+    raise_descriptor_limit,
+    split_cores,
+    tree,
+)
+from .peers import find_programs, program_version, vllm_router_environment
 from .scenarios import Sizes, Target
 
 ROUTERS = ("tri-serve", "haproxy", "vllm-router")
-SCENARIOS: dict[str, Callable[[Target, Sizes], Awaitable[dict[str, float]]]] = {
-    "ttft": scenarios.ttft,
-    "requests": scenarios.requests,
-    "chunks": scenarios.chunks,
-    "memory": scenarios.memory_growth,
-}
+DEFAULT_SCENARIOS = ("ttft", "requests", "chunks", "memory")
+SCENARIOS = (*DEFAULT_SCENARIOS, "requests_light")
+
+Load = Callable[[Target, Sizes], Awaitable[dict[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +43,19 @@ class Site:
 
     router_cores: set[int]
     engine_ports: list[int]
+    """The mock engines."""
+    canned_ports: list[int]
+    """The engines of ``requests``; none where it is not measured."""
     engine_pids: list[int]
+    loads: dict[str, Load]
 
     async def load(self, name: str, target: Target, sizes: Sizes) -> dict[str, float]:
         """One load on one router, with the share of the machine that other programs took meanwhile."""
         ours = [os.getpid(), *self.engine_pids, *(tree(target.pid) if target.pid is not None else ())]
-        begun, busy, own = time.monotonic(), busy_seconds(), cpu_seconds(ours)
-        figures = await SCENARIOS[name](target, sizes)
-        others = busy_seconds() - busy - (cpu_seconds(ours) - own)
+        begun, busy = time.monotonic(), busy_seconds()
+        own = cpu_seconds(ours) + ended_children_seconds()
+        figures = await self.loads[name](target, sizes)
+        others = busy_seconds() - busy - (cpu_seconds(ours) + ended_children_seconds() - own)
         cores = os.cpu_count() or 1
         return {**figures, "others_cpu_share": max(0.0, others) / (time.monotonic() - begun) / cores}
 
@@ -58,24 +71,23 @@ async def compare(
     """The whole comparison; raises BenchmarkError as soon as a response is wrong."""
     raise_descriptor_limit()
     router_cores, load_cores = split_cores()
-    with tempfile.TemporaryDirectory(prefix="tri-bench-") as temporary:
-        folder = Path(temporary)
-        contenders = [_contender(name, folder) for name in names]
+    saturated = "requests" in wanted
+    binaries = find_programs(
+        [*(["haproxy"] if "haproxy" in names else []), *(["wrk", "nginx"] if saturated else [])]
+    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tri-bench-")))
+        contenders = [_contender(name, folder, binaries) for name in names]
         os.sched_setaffinity(0, load_cores)
-        engines, ports = start_engines(2, load_cores, folder)
-        site = Site(router_cores, ports, [engine.pid for engine in engines])
+        site = _site(stack, router_cores, load_cores, binaries if saturated else None, folder)
         begun = time.monotonic()
-        try:
-            rng = random.Random(seed)
-            measured: report.Rounds = []
-            for number in range(rounds):
-                figures = await _round(contenders, wanted, sizes, site, rng)
-                measured.append({name: figures[name] for name in ("direct", *names) if name in figures})
-                elapsed = time.monotonic() - begun
-                progress(f"round {number + 1} of {rounds}, {elapsed:.0f} s: {report.brief(figures)}")
-        finally:
-            for engine in engines:
-                engine.stop()
+        rng = random.Random(seed)
+        measured: report.Rounds = []
+        for number in range(rounds):
+            figures = await _round(contenders, wanted, sizes, site, rng)
+            measured.append({name: figures[name] for name in ("direct", *names) if name in figures})
+            elapsed = time.monotonic() - begun
+            progress(f"round {number + 1} of {rounds}, {elapsed:.0f} s: {report.brief(figures)}")
     machine = facts()
     versions = {contender.name: contender.version() for contender in contenders}
     summary = report.summarise(measured)
@@ -88,12 +100,43 @@ async def compare(
         "seed": seed,
         "router_cores": sorted(router_cores),
         "load_cores": sorted(load_cores),
+        "programs": {name: program_version(path) for name, path in binaries.items()},
         "sizes": {name: getattr(sizes, name) for name in Sizes.__slots__},
         "seconds": round(time.monotonic() - begun, 1),
         "summary": _finite(summary),
         "raw": _finite(measured),
         "table": report.table(summary, title),
     }
+
+
+def _site(
+    stack: ExitStack,
+    router_cores: set[int],
+    load_cores: set[int],
+    saturating: dict[str, Path] | None,
+    folder: Path,
+) -> Site:
+    """Start the engines, to be stopped with ``stack``; the canned ones only where there are programs for them."""
+    pids: list[int] = []
+    ports: list[int] = []
+    canned: list[int] = []
+    for number in range(2):
+        engine, port = start_mock_engine(number, load_cores, folder)
+        stack.callback(engine.stop)
+        pids.append(engine.pid)
+        ports.append(port)
+    loads: dict[str, Load] = {
+        "ttft": scenarios.ttft,
+        "requests_light": scenarios.requests_light,
+        "chunks": scenarios.chunks,
+        "memory": scenarios.memory_growth,
+    }
+    if saturating is not None:
+        engine, canned = start_canned_engines(saturating["nginx"], 2, load_cores, folder)
+        stack.callback(engine.stop)
+        pids.append(engine.pid)
+        loads["requests"] = partial(saturation.requests, saturating["wrk"])
+    return Site(router_cores, ports, canned, pids, loads)
 
 
 async def _round(
@@ -114,36 +157,43 @@ async def _round(
 async def _measure(
     contender: Contender, wanted: list[str], sizes: Sizes, site: Site
 ) -> dict[str, dict[str, float]]:
-    """One router's turn. Memory is read on a process of its own: a heap that has grown does not grow again."""
+    """One router's turn, in three processes: ``requests`` has engines of its own, and memory is read on a heap
+    that has not grown yet, since it would not grow again."""
     figures: dict[str, dict[str, float]] = {}
-    others = [name for name in wanted if name != "memory"]
-    for together in (others, ["memory"] if "memory" in wanted else []):
+    turns = [[name for name in wanted if name not in ("requests", "memory")]]
+    turns += [[name] for name in ("requests", "memory") if name in wanted]
+    for together in turns:
         if not together:
             continue
-        program, target = await asyncio.to_thread(contender.start, site.engine_ports, site.router_cores)
+        canned = together == ["requests"]
+        # Not in a thread: an interrupt between the start and the block below would leave the router behind.
+        program, target = contender.start(
+            site.canned_ports if canned else site.engine_ports, site.router_cores
+        )
+        stage = "warm-up"
         try:
-            await _warm_up(target)
-            for name in together:
-                try:
-                    figures[name] = await site.load(name, target, sizes)
-                except (BenchmarkError, OSError) as error:
-                    last_words = program.log.read_text(errors="replace")[-1000:]
-                    raise BenchmarkError(f"{contender.name}, {name}: {error}\n{last_words}") from error
+            if not canned:  # which warms up by itself
+                await _warm_up(target)
+            for stage in together:
+                figures[stage] = await site.load(stage, target, sizes)
+        except (BenchmarkError, OSError) as error:
+            last_words = program.log.read_text(errors="replace")[-1000:]
+            raise BenchmarkError(f"{contender.name}, {stage}: {error}\n{last_words}") from error
         finally:
-            await asyncio.to_thread(program.stop)
+            program.stop()
     return figures
 
 
 async def _warm_up(target: Target) -> None:
     """Every path once, on few connections: imports, first allocations, connections to the engines."""
-    small = Sizes(request_connections=4, request_seconds=0.3, ttft_connections=4, ttft_seconds=0.3)
-    await scenarios.requests(target, small)
+    small = Sizes(request_connections=4, light_seconds=0.3, ttft_connections=4, ttft_seconds=0.3)
+    await scenarios.requests_light(target, small)
     await scenarios.ttft(target, small)
 
 
-def _contender(name: str, folder: Path) -> Contender:
+def _contender(name: str, folder: Path, binaries: dict[str, Path]) -> Contender:
     if name == "haproxy":
-        return HAProxy(folder)
+        return HAProxy(folder, binaries["haproxy"])
     if name == "vllm-router":
         return VllmRouter(folder, vllm_router_environment())
     return TriServe(folder)

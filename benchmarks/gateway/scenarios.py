@@ -44,7 +44,7 @@ class Sizes:
     stream_itl_ms: float = 20.0
     stream_seconds: float = 2.0
     ttft_connections: int = 8
-    ttft_seconds: float = 1.5
+    ttft_seconds: float = 1.2
     memory_streams: int = 2048
     memory_itl_ms: float = 150.0
     memory_tokens: int = 12

@@ -46,6 +46,7 @@ class ClientConnection(asyncio.Protocol):
         "_exchange",
         "_fed",
         "_headers",
+        "_held",
         "_incoming",
         "_parser",
         "_paused",
@@ -53,6 +54,7 @@ class ClientConnection(asyncio.Protocol):
         "_queue",
         "_repeated",
         "_served",
+        "_unsent",
         "_verified",
         "_worker",
         "deadline",
@@ -64,15 +66,20 @@ class ClientConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._phase = Phase.IDLE
         self._incoming: Request | None = None
-        # Requests that came whole while an earlier one was being answered. Reading stops while there are any.
+        # Requests that came whole while an earlier one was being answered, or its answer was still being taken.
+        # Reading stops while there are any.
         self._queue: deque[Request] = deque()
+        self._held = False
         self._exchange: Exchange | None = None
         self._headers: dict[bytes, bytes] = {}
         self._repeated: RepeatedHead | None = None
         # The last request that was served as it came, without waiting in the queue.
         self._served: Request | None = None
+        # Bytes since the parser last reported anything that it does not collect.
         self._fed = 0
         self._paused = False
+        # What a client that is behind had not taken when that was last looked at.
+        self._unsent = math.inf
         self._verified = b""
         self.deadline = math.inf
         self.transport: asyncio.Transport
@@ -99,10 +106,14 @@ class ClientConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._wait(Phase.IDLE, worker.timeouts.keep_alive)
 
+    @property
+    def _lingers(self) -> bool:
+        return self._phase is Phase.LINGER
+
     def data_received(self, data: bytes) -> None:
-        if self._phase is Phase.LINGER:
+        if self._lingers:
             return
-        fresh = self._phase is Phase.IDLE and self._incoming is None
+        fresh = self._phase is Phase.IDLE and self._incoming is None and not self._paused
         if fresh:
             if self._repeated is not None:
                 request = self._repeated.match(data, self._worker.limits.body_bytes)
@@ -110,23 +121,22 @@ class ClientConnection(asyncio.Protocol):
                     self._serve(request)
                     return
             self._wait(Phase.HEAD, self._worker.timeouts.head)
-        incoming = self._incoming
-        if incoming is None or (incoming.route is None and incoming.refusal is None):
-            # The parser reports a header only when it is whole: bound what it may be collecting.
-            self._fed += len(data)
+        # The parser reports a header only when it is whole, in trailers, too: bound what it may be collecting.
+        self._fed += len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            self._stop_reading(
-                Refusal(400, "bad_http", f"this is not HTTP/1.1: {error}", code="bad_request", close=True)
-            )
+            if not self._lingers:  # else it stands behind the last request that is answered
+                self._stop_reading(
+                    Refusal(400, "bad_http", f"this is not HTTP/1.1: {error}", code="bad_request", close=True)
+                )
             return
         served, self._served = self._served, None
         if fresh and served is not None and served.refusal is None and not self._queue:
             self._repeated = RepeatedHead.learn(data, served)
         self._bound_incoming()
-        if self._queue and not self.transport.is_closing():
-            self.transport.pause_reading()
+        if self._queue:
+            self._hold()
 
     def eof_received(self) -> None:
         """The client will send no more. It has left, or half-closed, which no OpenAI client does: end it."""
@@ -144,15 +154,16 @@ class ClientConnection(asyncio.Protocol):
         self._paused = True
         if self._exchange is not None:
             self._exchange.pause()
-        self.deadline = self._worker.loop.time() + self._worker.timeouts.client_stall
+        self._give_time_to_take()
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._unsent = math.inf
         if self._exchange is not None:
             self._exchange.resume()
             self.deadline = self._worker.loop.time() + self._worker.timeouts.silence
-        elif self._phase is Phase.IDLE:
-            self._wait(Phase.IDLE, self._worker.timeouts.keep_alive)
+        elif self._phase is not Phase.LINGER:
+            self._await_next()
 
     # -- what httptools calls while it feeds
 
@@ -180,6 +191,8 @@ class ClientConnection(asyncio.Protocol):
         parser = self._parser
         limits = worker.limits
         self._fed = 0
+        if self._phase is Phase.LINGER:
+            return
         request.method = parser.get_method()
         if self._is_offer(request):
             return
@@ -192,17 +205,19 @@ class ClientConnection(asyncio.Protocol):
             if request.refusal is None and b"expect" in request.headers:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def on_chunk_header(self) -> None:
+        self._fed = 0
+
     def on_body(self, body: bytes) -> None:
+        self._fed = 0
         cast("Request", self._incoming).add(body, self._worker.limits.body_bytes)
 
     def on_message_complete(self) -> None:
         request = cast("Request", self._incoming)
-        if self._is_offer(request):
+        if self._phase is Phase.LINGER or self._is_offer(request):
             return
         self._incoming = None
-        if self._phase is Phase.LINGER:
-            return
-        if self._exchange is not None or self._queue:
+        if self._exchange is not None or self._queue or self._paused:
             self._queue.append(request)
         else:
             self._served = request
@@ -236,10 +251,14 @@ class ClientConnection(asyncio.Protocol):
         if self._fed > limits.head_bytes:
             request.refusal = head_too_large(limits.head_bytes)
         refusal = request.refusal
-        if refusal is None or self._exchange is not None or self._queue:
+        if refusal is None:
             return
         length = int(request.headers.get(b"content-length", b"-1"))
-        if refusal.close or b"expect" in request.headers or not 0 <= length <= AWAITED_BODY_BYTES:
+        if not refusal.close and b"expect" not in request.headers and 0 <= length <= AWAITED_BODY_BYTES:
+            return
+        if self._exchange is not None or self._queue or self._paused:
+            self._hold()  # it is refused when what came before it has been answered
+        else:
             self._stop_reading(refusal, request)
 
     def _check_key(self, request: Request) -> Refusal | None:
@@ -303,7 +322,9 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send part of an answer, and give the engine time until the next one."""
         self.transport.write(data)
-        if not self._paused:
+        if self._paused:
+            self._unsent = self.transport.get_write_buffer_size()
+        else:
             self.deadline = self._worker.loop.time() + self._worker.timeouts.silence
 
     def will_keep_alive(self, request: Request) -> bool:
@@ -323,22 +344,45 @@ class ClientConnection(asyncio.Protocol):
         if not self.will_keep_alive(request):
             self._linger()
             return
-        if self._paused:  # the answer still lies in the write buffer
+        if self._paused:  # the answer still lies in the write buffer: the next one waits for resume_writing
             self._phase = Phase.IDLE
-        elif self._incoming is not None:  # part of the next request came while this one was answered
+        else:
+            self._await_next()
+
+    def _await_next(self) -> None:
+        """Go on with what the client sent meanwhile, or wait for what it sends next."""
+        if self._incoming is not None:  # part of the next request came while the last one was answered
             self._wait(Phase.BODY, self._worker.timeouts.body)
         else:
             self._wait(Phase.IDLE, self._worker.timeouts.keep_alive)
         if self._queue:
             # Not from within: a client that sends a thousand requests at once must not fill the stack.
             self._worker.loop.call_soon(self._serve_next)
+        elif self._held:
+            self._read_on()
+            self._bound_incoming()
 
     def _serve_next(self) -> None:
-        if self._queue and self._exchange is None and self._phase is not Phase.LINGER:
+        if self._queue and self._exchange is None and not self._paused and self._phase is not Phase.LINGER:
             request = self._queue.popleft()
-            if not self._queue and not self.transport.is_closing():
-                self.transport.resume_reading()
+            if not self._queue:
+                self._read_on()
             self._serve(request)
+
+    def _hold(self) -> None:
+        """Read no further until what came before has been answered."""
+        if not self._held and not self.transport.is_closing():
+            self._held = True
+            self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._held and not self.transport.is_closing():
+            self._held = False
+            self.transport.resume_reading()
+
+    def _give_time_to_take(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = self._worker.loop.time() + self._worker.timeouts.client_stall
 
     def abort(self) -> None:
         """Cut the connection: what was promised cannot be kept."""
@@ -351,7 +395,11 @@ class ClientConnection(asyncio.Protocol):
         """The deadline has passed."""
         self.deadline = math.inf
         exchange = self._exchange
-        if exchange is not None and self._paused:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and (self._paused or self._phase in (Phase.IDLE, Phase.LINGER)):
+            if unsent < self._unsent:  # slow, but not stalled
+                self._give_time_to_take()
+                return
             self._worker.metrics.count(names.CLIENT_DISCONNECTS, "stalled")
             self.transport.abort()
         elif exchange is not None:
@@ -378,9 +426,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _stop_reading(self, refusal: Refusal, request: Request | None = None) -> None:
         """Answer a request that is not complete, or not HTTP, and end the connection."""
-        if self._exchange is not None:  # an earlier, good request is being answered: let that end
+        exchange = self._exchange
+        if exchange is not None or self._queue:  # earlier, good requests have no whole answer yet
             self._queue.clear()
-            self._exchange.client_gone()
+            if exchange is not None:
+                exchange.client_gone()
             self.abort()
             return
         self._worker.metrics.count(names.REFUSALS, refusal.reason)
@@ -394,6 +444,7 @@ class ClientConnection(asyncio.Protocol):
     def _linger(self) -> None:
         self._queue.clear()
         self._incoming = None
+        self._read_on()  # what lies unread when a connection is closed makes it a reset
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():
@@ -413,4 +464,5 @@ class ClientConnection(asyncio.Protocol):
 
     def _wait(self, phase: Phase, seconds: float) -> None:
         self._phase = phase
-        self.deadline = self._worker.loop.time() + seconds
+        if not self._paused:  # else the deadline is the client's, to take what it has been sent
+            self.deadline = self._worker.loop.time() + seconds

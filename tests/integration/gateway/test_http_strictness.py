@@ -96,6 +96,15 @@ REFUSED = {
         b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(900)) + b"\r\n",
         431,
     ),
+    "trailers without end": (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-A: " + b"a" * 600_000,
+        431,
+    ),
+    "bad head before a good one": (
+        b"GET /health HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+        400,
+    ),
     "body too long by its length": (post(b"x" * 100_001), 413),
     "body too long by its chunks": (
         b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -288,3 +297,23 @@ def test_a_connection_that_repeats_its_head_is_still_checked_every_time(gateway:
         answer = connection.recv(65536)
         while answer.count(b"HTTP/1.1 200 OK") < 2:
             answer += connection.recv(65536)
+
+
+def test_what_stands_behind_the_last_request_is_dropped(gateway: Gateway) -> None:
+    last = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    for behind in (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"nonsense\r\n\r\n"):
+        assert exchange(gateway, last + behind).count(b"HTTP/1.1 200 OK") == 1
+    assert "Traceback" not in (gateway.directory / "gateway.log").read_text()
+
+
+def test_a_head_without_end_behind_a_running_answer_is_not_collected(gateway: Gateway) -> None:
+    stream = GOOD[:-1] + b',"stream":true,"mock":"stall-after=1"}'
+    with socket.create_connection(gateway.address, timeout=10) as connection:
+        connection.sendall(post(stream))
+        assert status_of(connection.recv(65536)) == 200
+        connection.settimeout(1)
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: ")
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < 30_000_000:
+                sent += connection.send(b"a" * 100_000)

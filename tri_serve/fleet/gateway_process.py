@@ -285,12 +285,14 @@ class GatewayProcess:
             self._again.clear()
             try:
                 async with self._swap:
-                    if self._current is None and not self._stopping.is_set():
+                    bound = self.listener.fileno() >= 0
+                    if self._current is None and bound and not self._stopping.is_set():
                         self._current = await self._start()
                         self._enter("running")
                     process = self._current
-                if process is None:
-                    return
+                if process is None:  # stopping, or between close_listener and the socket that follows
+                    await self._again.wait()
+                    continue
                 status = await process.child.wait()
                 if self._current is not process or self._stopping.is_set():
                     continue

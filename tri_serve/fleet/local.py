@@ -252,12 +252,13 @@ class LocalFleet:
         if rebind:  # another address, same port: the two sockets exclude each other
             await gateway.close_listener()
             try:
-                moved = bind_listener(spec.gateway.host, spec.gateway.port)
+                await gateway.replace(config, bind_listener(spec.gateway.host, spec.gateway.port))
             except TriServeError:
                 old = self.spec.gateway
                 await gateway.replace(gateway.config, bind_listener(old.host, old.port))
                 raise
-        await gateway.replace(config, moved)
+        else:
+            await gateway.replace(config, moved)
         await gateway.roster_told()
         self._announce("gateway: running")
 

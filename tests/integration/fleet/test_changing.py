@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from tri_serve.process.ports import free_port
+from tri_serve.process.ports import bind_listener, free_port
 
 Wait = Callable[..., Any]
 
@@ -117,6 +119,29 @@ def test_the_gateway_moves_to_another_address_on_the_same_port(release: Any) -> 
     release.up("--set", "gateway.host=0.0.0.0", "--set", "gateway.allow_unauthenticated=true")
     assert release.ask().status_code == 200
     assert requests.get(f"http://127.0.0.2:{release.port}/health", timeout=2).status_code == 200
+
+
+def test_a_gateway_that_moved_is_still_restarted_when_it_dies(release: Any, wait: Wait) -> None:
+    release.up()
+    release.up("--set", "gateway.host=0.0.0.0", "--set", "gateway.allow_unauthenticated=true")
+    pid = release.state()["gateway"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait(lambda: release.state()["gateway"]["ready"] and release.state()["gateway"]["pid"] != pid)
+    assert release.ask().status_code == 200
+
+
+def test_a_move_that_does_not_work_is_taken_back(release: Any) -> None:
+    release.up()
+    with bind_listener("127.0.0.1", 0) as taken:
+        admin = taken.getsockname()[1]
+        done = release.run(
+            *("up", "--set", "gateway.host=0.0.0.0", "--set", "gateway.allow_unauthenticated=true"),
+            *("--set", f"gateway.admin_port={admin}"),
+        )
+    assert done.returncode == 16
+    assert release.ask().status_code == 200
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(f"http://127.0.0.2:{release.port}/health", timeout=2)
 
 
 def test_a_move_to_a_taken_port_changes_nothing(release: Any) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
@@ -173,7 +173,8 @@ class LocalFleet:
                 self._environment_hashes = desired.environment_hashes
                 self._write_applied()
             finally:
-                self.phase = FleetPhase.RUNNING
+                if self.phase is FleetPhase.CHANGING:  # else it is being stopped meanwhile
+                    self.phase = FleetPhase.RUNNING
                 self._announce = log.info
                 self._on_change()
             return changes
@@ -182,6 +183,7 @@ class LocalFleet:
         new = desired.spec
         hashes = client_key_hashes(new.gateway, desired.environment_hashes)
         prepared = await asyncio.to_thread(self._prepare, new)
+        before = [(replica, replica.make_engine) for replica in self._replicas]
         moved = None
         same_port = new.gateway.port == self.spec.gateway.port
         if changes.listener and not same_port:
@@ -198,21 +200,26 @@ class LocalFleet:
         except TriServeError:
             if moved is not None:
                 moved.close()
+            await self._take_back(before)
             raise
 
     async def _replace_engines(self, make: MakeEngine) -> None:
-        replaced: list[tuple[Replica, MakeEngine]] = []
         for replica in self._replicas:
-            replaced.append((replica, replica.make_engine))
             self._announce(f"{replica.name}: draining and replacing its engine")
-            try:
-                await self._renew(replica, make)
-            except TriServeError:
-                self._announce(f"{replica.name}: the new engine did not start; going back")
-                for changed, old in replaced:
-                    changed.make_engine = old
-                    changed.restart()
-                raise
+            await self._renew(replica, make)
+
+    async def _take_back(self, before: Sequence[tuple[Replica, MakeEngine]]) -> None:
+        """Undo what a change that failed has done to the engines; they come back in the background."""
+        while len(self._replicas) > len(before):
+            replica = self._replicas.pop()
+            self._on_change()
+            await replica.stop()
+        for replica, make in before:
+            if replica in self._replicas and replica.make_engine is not make:
+                self._announce(f"{replica.name}: going back to its earlier engine")
+                replica.make_engine = make
+                replica.restart()
+        self._add_replicas(len(before), before[0][1])
 
     async def _renew(self, replica: Replica, make: MakeEngine) -> None:
         """Another engine in the replica; raises its error if it does not become ready."""

@@ -91,6 +91,24 @@ def test_an_engine_setting_that_does_not_work_is_taken_back(release: Any, wait: 
     assert "runs this spec already" in release.up().stdout
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_a_gateway_that_does_not_start_takes_the_engines_change_back_too(
+    release: Any, wait: Wait, replicas: int
+) -> None:
+    release.up("--set", "fleet.replicas=2")
+    with bind_listener("127.0.0.1", 0) as taken:
+        done = release.run(
+            *("up", "--set", "model.served_name=other", "--set", f"fleet.replicas={replicas}"),
+            *("--set", f"gateway.admin_port={taken.getsockname()[1]}"),
+        )
+    assert done.returncode == 16
+    assert "going back" in done.stderr
+    wait(lambda: [r["phase"] for r in release.state()["replicas"]] == ["ready"] * 2)
+    wait(lambda: release.state()["gateway"]["ready"])
+    assert [release.ask().status_code for _ in range(4)] == [200] * 4
+    assert "runs this spec already" in release.up("--set", "fleet.replicas=2").stdout
+
+
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
 def test_more_and_fewer_replicas(release: Any, first: int, second: int) -> None:
     release.up("--set", f"fleet.replicas={first}")

@@ -164,3 +164,13 @@ def client_key_hashes(
             "a running gateway",
         )
     return hashes
+
+
+def check_exposure(gateway: GatewaySpec, client_keys: int) -> None:
+    """Raises UsageError if everybody on the network could use the model and nobody said that this is meant."""
+    if gateway.is_loopback or client_keys or gateway.allow_unauthenticated:
+        return
+    raise UsageError(
+        f"gateway.host {gateway.host} can be reached from other machines, and no client key is set",
+        hint="tri-serve keys create NAME makes a key; --set gateway.allow_unauthenticated=true lets all in",
+    )

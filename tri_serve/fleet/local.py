@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -16,7 +16,7 @@ from tri_serve.errors import EngineStartError, FleetError, GatewayStartError, Tr
 from tri_serve.fleet.changes import Changes, spec_changes
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.gateway_process import GatewayProcess
-from tri_serve.fleet.keys import client_key_hashes
+from tri_serve.fleet.keys import check_exposure, client_key_hashes
 from tri_serve.fleet.prepare import ENGINE_HOST, Prepared, prepare
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.replica import EngineLike, MakeEngine, Replica
@@ -33,6 +33,7 @@ from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
 from tri_serve.process import logs
 from tri_serve.process.ports import bind_listener, free_port
 from tri_serve.process.strays import sweep
+from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.models import Spec
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,15 @@ def base_url(spec: Spec) -> str:
         spec.gateway.host, spec.gateway.host
     )
     return f"http://[{host}]:{spec.gateway.port}" if ":" in host else f"http://{host}:{spec.gateway.port}"
+
+
+def _client_keys(
+    gateway: GatewaySpec, environment_hashes: Mapping[str, str], *, may_lock: bool = False
+) -> dict[str, str]:
+    """What a gateway is to be told; the file may be another one than when `up` checked it."""
+    hashes = client_key_hashes(gateway, environment_hashes, may_lock=may_lock)
+    check_exposure(gateway, len(hashes))
+    return hashes
 
 
 class LocalFleet:
@@ -82,7 +92,7 @@ class LocalFleet:
 
         Raises ResourceError, EngineEnvironmentError, CheckpointError, SpecError before anything is started.
         """
-        hashes = client_key_hashes(self.spec.gateway, self._environment_hashes)
+        hashes = _client_keys(self.spec.gateway, self._environment_hashes)
         prepared = await asyncio.to_thread(self._prepare, self.spec)
         listener = bind_listener(self.spec.gateway.host, self.spec.gateway.port)
         self._gateway = GatewayProcess(
@@ -181,7 +191,7 @@ class LocalFleet:
 
     async def _carry_out(self, desired: Desired, changes: Changes) -> None:
         new = desired.spec
-        hashes = client_key_hashes(new.gateway, desired.environment_hashes)
+        hashes = _client_keys(new.gateway, desired.environment_hashes)
         prepared = await asyncio.to_thread(self._prepare, new)
         before = [(replica, replica.make_engine) for replica in self._replicas]
         moved = None
@@ -279,7 +289,7 @@ class LocalFleet:
             self._announce = progress
             try:
                 if name == "gateway":
-                    hashes = client_key_hashes(self.spec.gateway, self._environment_hashes, may_lock=True)
+                    hashes = _client_keys(self.spec.gateway, self._environment_hashes, may_lock=True)
                     gateway.restart()
                     await self._replace_gateway(
                         self._gateway_config(self.spec, hashes), None, rebind=False, spec=self.spec

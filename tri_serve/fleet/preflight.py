@@ -19,16 +19,14 @@ from tri_serve.errors import (
     ResourceError,
     SpecError,
     TriServeError,
-    UsageError,
 )
-from tri_serve.fleet.keys import client_key_hashes
+from tri_serve.fleet.keys import check_exposure, client_key_hashes
 from tri_serve.fleet.local import LOG_BYTES
 from tri_serve.launch.device import Device, detect_device
 from tri_serve.launch.environment import find_environment
 from tri_serve.places import cache_dir, data_dir
 from tri_serve.process.ports import bind_listener
 from tri_serve.spec.engine import ModelSpec
-from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.models import Spec
 
 _GIB = 2**30
@@ -131,16 +129,6 @@ def check_disk(folder: Path, needed: int, purpose: str) -> None:
         )
     if not os.access(existing, os.W_OK):
         raise ResourceError(f"{existing} cannot be written, and {purpose} go there")
-
-
-def check_exposure(gateway: GatewaySpec, client_keys: int) -> None:
-    """Raises UsageError if everybody on the network could use the model and nobody said that this is meant."""
-    if gateway.is_loopback or client_keys or gateway.allow_unauthenticated:
-        return
-    raise UsageError(
-        f"gateway.host {gateway.host} can be reached from other machines, and no client key is set",
-        hint="tri-serve keys create NAME makes a key; --set gateway.allow_unauthenticated=true lets all in",
-    )
 
 
 def check_context(model: ModelSpec, architecture: Architecture) -> None:

@@ -281,6 +281,17 @@ def test_a_key_disabled_later_is_refused_after_a_restart_of_the_gateway(release:
     assert release.ask(headers={"authorization": f"Bearer {key}"}).status_code == 401
 
 
+def test_an_open_address_whose_keys_are_gone_is_not_opened_to_all_by_a_restart(release: Any) -> None:
+    release.popen("keys", "create", "alice").communicate()
+    release.write_spec(gateway={"host": "0.0.0.0"})
+    release.up()
+    (Path(release.environ["XDG_DATA_HOME"]) / "tri-serve" / "keys.json").unlink()
+    done = release.run("restart", "gateway")
+    assert done.returncode == 2
+    assert "no client key is set" in done.stderr
+    assert release.ask().status_code == 401
+
+
 def test_the_last_key_can_be_taken_back_and_that_lets_nobody_in(release: Any) -> None:
     key = release.popen("keys", "create", "alice").communicate()[0].strip()
     release.up()

@@ -9,11 +9,11 @@ import pytest
 from tri_serve.checkpoint.architecture import read_architecture
 from tri_serve.checkpoint.tiny import tiny_checkpoint
 from tri_serve.errors import ResourceError, SpecError, TriServeError, UsageError
+from tri_serve.fleet.keys import check_exposure
 from tri_serve.fleet.preflight import (
     available_memory,
     check_context,
     check_disk,
-    check_exposure,
     check_memory,
     engine_memory,
     preflight,

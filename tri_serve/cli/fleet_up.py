@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,10 +67,10 @@ def up(
     paths = release_paths(release)
     paths.create()
     desired = Desired(spec=loaded.spec, environment_hashes=environment_key_hashes(os.environ))
-    with (
-        _signals_interrupt(),
-        exclusive(paths, "up", f"another `tri-serve up` of release {release} is at work"),
-    ):
+    with _signals_interrupt(), ExitStack() as at_work:
+        at_work.enter_context(
+            exclusive(paths, "up", f"another `tri-serve up` of release {release} is at work")
+        )
         found = detached.find_fleet(paths)
         if found is not None and found.alive:
             _converge(paths, desired, times)
@@ -81,7 +81,8 @@ def up(
         try:
             if foreground:
                 _check(desired, paths, times)
-                _run_here(paths, desired, times)
+                # Once it runs, an `up` from elsewhere may change it.
+                _run_here(paths, desired, times, running=at_work.close)
                 return
             state = _start(paths, desired, times, timeout)
         except (EngineStartError, GatewayStartError) as error:
@@ -217,7 +218,7 @@ def _show_state(view: Steps, state: FleetState, earlier: float | None) -> None:
             )
 
 
-def _run_here(paths: ReleasePaths, desired: Desired, times: Times) -> None:
+def _run_here(paths: ReleasePaths, desired: Desired, times: Times, *, running: Callable[[], None]) -> None:
     """The supervisor in this very process, until it is told to stop."""
     from tri_serve.fleet.supervisor import configure_logging, supervise
 
@@ -225,6 +226,7 @@ def _run_here(paths: ReleasePaths, desired: Desired, times: Times) -> None:
 
     def on_ready(fleet: LocalFleet) -> None:
         click.echo(f"{paths.release} is ready: {base_url(fleet.spec)}/v1 after {times.total:.1f} s", err=True)
+        running()
 
     asyncio.run(supervise(paths, desired, on_ready=on_ready))
 

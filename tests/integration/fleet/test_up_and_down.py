@@ -240,6 +240,16 @@ def test_the_foreground_tells_the_service_manager_and_stops_on_sigterm(
     assert release.processes() == ()
 
 
+def test_a_foreground_fleet_can_be_changed_from_elsewhere(release: Any, wait: Wait) -> None:
+    with release.popen("up", "--foreground") as up:
+        wait(lambda: release.run("status").returncode == 0)
+        assert "is changed" in release.up("--set", "gateway.workers=2").stdout
+        assert release.state()["gateway"]["workers"] == 2
+        up.terminate()
+        up.communicate(timeout=20)
+    assert up.returncode == 0
+
+
 def test_the_foreground_ends_with_the_error_that_kept_it_from_starting(release: Any) -> None:
     release.write_spec(engine={"env": {"MOCK_EXIT": "3"}})
     done = release.run("up", "--foreground")

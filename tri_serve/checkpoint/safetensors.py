@@ -26,6 +26,10 @@ BITS = {
 MAX_HEADER_BYTES = 100_000_000
 """The library's own bound: a longer header is an attack or noise, not a model."""
 
+_MOST_DIMENSIONS = 64
+_MOST = 2**63 - 1
+"""Of a dimension, an offset: no file is larger, and products of larger numbers would keep us busy."""
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -141,13 +145,19 @@ def _tensors(file: Path, header: dict[str, Any], start: int, size: int) -> dict[
 
 
 def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
+    if not name.isprintable():
+        _refuse(file, f"its header names a tensor {ascii(name)[:100]}")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         _refuse(file, f"{name} needs dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         _refuse(file, f"{name} has dtype {dtype!r}; known are {', '.join(BITS)}")
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        _refuse(file, f"{name} has an impossible shape or byte range: {shape!r}, {offsets!r}")
+    possible = _naturals(shape) and _naturals(offsets) and len(offsets) == 2 and offsets[0] <= offsets[1]
+    if not possible or len(shape) > _MOST_DIMENSIONS:
+        _refuse(
+            file,
+            f"{name} has an impossible shape or byte range: {str(shape)[:100]}, {str(offsets)[:100]}",
+        )
     needed = math.prod(shape) * BITS[dtype] // 8
     if offsets[1] - offsets[0] != needed:
         _refuse(
@@ -158,7 +168,7 @@ def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
 
 def _naturals(value: Any) -> bool:
     # bool is an int in Python; JSON's true is no size.
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MOST for item in value)
 
 
 def _refuse(file: Path, what: str) -> NoReturn:

@@ -120,9 +120,14 @@ def describe(error: TriServeError | OSError) -> str:
 
 def show_error(message: str, hint: str | None = None) -> None:
     """Write an error, and what to do about it, to stderr."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {_printable(message)}", err=True)
     if hint:
-        click.echo(f"{click.style('hint:', bold=True)} {hint}", err=True)
+        click.echo(f"{click.style('hint:', bold=True)} {_printable(hint)}", err=True)
+
+
+def _printable(text: str) -> str:
+    """What a file holds may stand in a message, but must not steer the terminal, nor keep it from being shown."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 @click.group(

@@ -152,3 +152,9 @@ def test_a_config_that_is_missing_or_broken_is_named(tmp_path: Path, text: str |
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=rf"config\.json: .*{message}"):
         read_architecture(tmp_path)
+
+
+def test_a_config_that_is_a_device_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="not a file"):
+        read_architecture(tmp_path)

@@ -97,6 +97,10 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "impossible shape or byte range: \\[5.0\\]": lambda h: h["narrow"].update(shape=[5.0]),
     "range: \\[5\\], \\[5, 0\\]": lambda h: h["narrow"].update(data_offsets=[5, 0]),
     "range: \\[5\\], \\[0\\]": lambda h: h["narrow"].update(data_offsets=[0]),
+    "range: \\[999": lambda h: h["narrow"].update(shape=[10**4000 - 1, 10**4000 - 1]),
+    "range: \\[7, 7, 7": lambda h: h["narrow"].update(shape=[7] * 100_000),
+    "names a tensor '.x1b.2J'": lambda h: h.update({"\x1b[2J": h.pop("narrow")}),
+    "names a tensor '.ud800'": lambda h: h.update({"\ud800": h.pop("narrow")}),
     "needs dtype, shape and data_offsets": lambda h: h["narrow"].pop("shape"),
     "brain needs dtype": lambda h: h.update(brain=None),
 }

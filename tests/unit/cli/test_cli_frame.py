@@ -17,7 +17,7 @@ import pytest
 from tri_serve import __version__
 from tri_serve.cli import main as frame
 from tri_serve.cli.main import COMMANDS, Entry, run
-from tri_serve.errors import FleetError, SpecError, TriServeError
+from tri_serve.errors import CheckpointError, FleetError, SpecError, TriServeError
 
 PROGRAM = (sys.executable, "-m", "tri_serve.cli.main")
 HEAVY = {
@@ -194,3 +194,11 @@ def test_a_full_disk_is_one_line() -> None:
     assert done.stderr.splitlines()[0] == "error: No space left on device"
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
+
+
+def test_what_a_file_holds_does_not_steer_the_terminal(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(CheckpointError("tensor \x1b[2J\ud800한국어 is wrong"))
+    assert run(["fail"]) == 11
+    assert "tensor \\x1b[2J\\ud800한국어 is wrong" in capsys.readouterr().err

@@ -121,6 +121,8 @@ async def health_status(host: str, port: int) -> int:
     try:
         writer.write(b"GET /health HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n" % host.encode())
         parts = (await reader.readline()).split(None, 2)
+    except ValueError as error:  # a line without end
+        raise OSError("the answer to /health is not HTTP") from error
     finally:
         writer.close()
     if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():

@@ -96,6 +96,10 @@ class ReleasePaths:
         for folder in folders:
             folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.mkdir(exist_ok=True, mode=0o700)
+            # Through a link that another user made, the sockets could later lie elsewhere.
+            outside = self.sockets != self.root and folder in (self.sockets.parent, self.sockets)
+            if outside and folder.is_symlink():
+                raise FleetError(f"{folder} is a link", hint="set XDG_RUNTIME_DIR to a place of yours")
             if folder.stat().st_uid != os.getuid():
                 raise FleetError(
                     f"{folder} belongs to another user", hint="set XDG_STATE_HOME to a place of yours"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_sockets_of_a_long_path_go_to_a_short_private_folder(
         paths.sockets.rmdir()
         paths.sockets.parent.rmdir()
         runtime.rmdir()
+
+
+def test_a_link_in_the_place_of_the_socket_folder_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="tri-") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        theirs = tmp_path / "theirs"
+        theirs.mkdir(mode=0o755)
+        (Path(runtime) / "tri-serve").symlink_to(theirs)
+        with pytest.raises(FleetError, match="is a link"):
+            ReleasePaths(tmp_path / ("x" * 100) / "tri").create()
+    assert list(theirs.iterdir()) == []
+    assert theirs.stat().st_mode & 0o777 == 0o755
 
 
 def test_two_long_paths_do_not_share_their_sockets(tmp_path: Path) -> None:

@@ -87,8 +87,10 @@ class Request:
         return self.route.name if self.route is not None else "other"
 
     def head_again(self) -> bytes:
-        """The head as it came, reduced to the headers that are known here."""
+        """The head as it came, reduced to the headers that are known here; one that came twice still does."""
         headers = b"".join(b"%b: %b\r\n" % header for header in self.headers.items())
+        if self.repeated is not None:
+            headers += b"%b: %b\r\n" % (self.repeated, self.headers[self.repeated])
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method, self.target, headers)
 
     def check_head(self, version: str, head_limit: int, body_limit: int) -> Refusal | None:

@@ -73,6 +73,12 @@ REFUSED = {
     "no host": (b"GET /health HTTP/1.1\r\n\r\n", 400),
     "two hosts": (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     "length and chunked": (post(head="Transfer-Encoding: chunked\r\n"), 400),
+    "two keys and an offer of another protocol": (
+        post(
+            head="Authorization: Bearer a\r\nAuthorization: Bearer b\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+        ),
+        400,
+    ),
     "two lengths": (post(head=f"Content-Length: {len(GOOD)}\r\n"), 400),
     "chunked in 1.0": (
         b"POST /v1/completions HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

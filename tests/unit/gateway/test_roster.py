@@ -19,5 +19,5 @@ def test_whatever_is_no_answer_is_an_os_error(answer: bytes) -> None:
         async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
             await health_status(*server.sockets[0].getsockname())
 
-    with pytest.raises(OSError, match="not HTTP|reset"):
+    with pytest.raises(OSError, match=r"not HTTP|reset"):
         asyncio.run(ask())

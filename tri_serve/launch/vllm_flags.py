@@ -37,6 +37,7 @@ OURS = {
         "every user of the machine can read a process's arguments; each fleet makes its engines' key itself, "
         "and gateway.keys_file holds the clients' keys"
     ),
+    "--hf-token": "every user of the machine can read a process's arguments: set HF_TOKEN in engine.env",
     "--enable-prompt-tokens-details": "it is always set",
     "--disable-uvicorn-access-log": "it is always set: the gateway keeps the access log",
 }

@@ -22,7 +22,7 @@ def test_a_flag_that_the_spec_has_a_key_for_is_refused_naming_the_key(argument: 
         check_extra_args(("--seed", "1", argument))
 
 
-@pytest.mark.parametrize("argument", ["--api-key", "--api-key=x", "--api_key", "--api-k"])
+@pytest.mark.parametrize("argument", ["--api-key", "--api-key=x", "--api_key", "--api-k", "--hf-token=x"])
 def test_a_key_on_the_command_line_is_refused_without_repeating_it(argument: str) -> None:
     with pytest.raises(LaunchError, match="every user of the machine can read") as caught:
         check_extra_args((argument, "sesame"))

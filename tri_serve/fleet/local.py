@@ -220,6 +220,8 @@ class LocalFleet:
 
     async def _take_back(self, before: Sequence[tuple[Replica, MakeEngine]]) -> None:
         """Undo what a change that failed has done to the engines; they come back in the background."""
+        if self.phase is not FleetPhase.CHANGING:  # it failed because the fleet is being stopped
+            return
         while len(self._replicas) > len(before):
             replica = self._replicas.pop()
             self._on_change()

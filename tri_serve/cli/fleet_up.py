@@ -101,7 +101,8 @@ def _converge(paths: ReleasePaths, desired: Desired, times: Times) -> None:
         return
     changes = detached.apply(paths, desired, preview=True, progress=click.echo)
     if not changes.changed:
-        click.echo(f"{paths.release} runs this spec already: {state.url}/v1 ({state.model})")
+        already = "runs again" if _revive(paths, state) else "runs this spec already"
+        click.echo(f"{paths.release} {already}: {state.url}/v1 ({state.model})")
         return
     for line in changes.differences:
         click.echo(f"  {line}")
@@ -112,7 +113,19 @@ def _converge(paths: ReleasePaths, desired: Desired, times: Times) -> None:
     _check(desired, paths, times, running=True, new_engines=more)
     detached.apply(paths, desired, preview=False, progress=lambda line: click.echo(line, err=True))
     state = detached.live_state(paths)
+    _revive(paths, state)
     click.echo(f"{paths.release} is changed: {state.url}/v1 ({state.model}), {times.total:.1f} s")
+
+
+def _revive(paths: ReleasePaths, state: FleetState) -> bool:
+    """Start again what died so often that it was given up; False if nothing had been."""
+    given_up = [replica.name for replica in state.replicas if replica.phase is ReplicaPhase.FAILED]
+    if state.gateway.phase == "failed":
+        given_up.append("gateway")
+    for name in given_up:
+        click.echo(f"→ start {name} again, which was given up")
+        detached.restart(paths, name, lambda line: click.echo(line, err=True))
+    return bool(given_up)
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -58,6 +59,21 @@ def test_a_connection_made_while_the_gateway_is_dead_is_answered(release: Any, w
     wait(lambda: not Path(f"/proc/{gateway}").exists())
     assert release.ask().status_code == 200
     assert release.state()["gateway"]["restarts"] == 1
+
+
+def test_up_starts_again_what_had_been_given_up(release: Any, wait: Wait) -> None:
+    release.up()
+
+    def given_up() -> bool:
+        gateway = release.state()["gateway"]
+        if gateway["pid"] is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(gateway["pid"], signal.SIGKILL)
+        return bool(gateway["phase"] == "failed")
+
+    wait(given_up, 30)
+    assert "tri runs again" in release.up().stdout
+    assert release.ask().status_code == 200
 
 
 def test_a_killed_supervisor_leaves_nothing(release: Any) -> None:

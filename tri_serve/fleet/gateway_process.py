@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tri_serve.errors import ConnectionFailedError, GatewayStartError, TriServeError
+from tri_serve.errors import ConnectionFailedError, GatewayStartError, ResourceError, TriServeError
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.keys import NOBODY
 from tri_serve.fleet.release import ReleasePaths
@@ -302,6 +302,8 @@ class GatewayProcess:
                 up = time.monotonic() - process.started
             except TriServeError as error:
                 self.error, up = error, 0.0
+            except OSError as error:  # no descriptor, no process: another may be had later
+                self.error, up = ResourceError(f"the gateway: {error.strerror or error}"), 0.0
             log.warning("%s", self.error)
             delay = self._backoff.failed(up)
             self._enter("waiting" if delay is not None else "failed")

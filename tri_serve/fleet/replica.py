@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from tri_serve.errors import EngineStartError, TriServeError
+from tri_serve.errors import EngineStartError, ResourceError, TriServeError
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.state import ReplicaPhase, ReplicaState
 
@@ -171,6 +171,8 @@ class Replica:
             self.error = EngineStartError(f"{self.name}: the engine died: {reasons[0]}")
         except TriServeError as error:
             self.error = error
+        except OSError as error:  # no descriptor, no process: another may be had later
+            self.error = ResourceError(f"{self.name}: {error.strerror or error}")
         finally:
             if engine is not None:
                 if self._phase is ReplicaPhase.READY:

@@ -45,6 +45,7 @@ class Place:
         self.engines: list[PretendEngine] = []
         self.phases: list[ReplicaPhase] = []
         self.drained: list[str] = []
+        self.faults: list[OSError] = []
         self._outcomes = list(outcomes)
         self.replica = Replica(
             "replica-0",
@@ -56,6 +57,8 @@ class Place:
         )
 
     def _make(self, _name: str, _on_change: Callable[[Any], None]) -> tuple[EngineLike, int]:
+        if self.faults:
+            raise self.faults.pop()
         fails = self._outcomes.pop(0) if self._outcomes else False
         self.engines.append(PretendEngine(fails=fails))
         return self.engines[-1], 1000 + len(self.engines)
@@ -164,3 +167,15 @@ def test_stop_ends_a_replica_in_any_phase() -> None:
         assert len(place.engines) == 1
 
     play(scenario)
+
+
+def test_what_the_system_refuses_is_tried_again() -> None:
+    async def scenario() -> None:
+        place = Place()
+        place.faults.append(OSError(24, "Too many open files"))
+        place.replica.begin()
+        await place.until(ReplicaPhase.READY)
+        assert ReplicaPhase.WAITING in place.phases
+        await place.replica.stop()
+
+    asyncio.run(scenario())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from .conftest import MODEL, Gateway, Mock, chat, start_gateway
+from .conftest import MODEL, Gateway, Mock, chat, start_gateway, wait_until
 
 GOOD = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}).encode()
 
@@ -268,12 +268,12 @@ def test_slow_senders_of_heads_do_not_hold_up_others(gateway: Gateway) -> None:
 
 def test_connections_past_the_limit_are_told_so(gateway: Gateway) -> None:
     taken = [socket.create_connection(gateway.address, timeout=10) for _ in range(50)]
-    time.sleep(0.3)
+    wait_until(lambda: gateway.status["workers"][0]["connections"] == 50)
     with socket.create_connection(gateway.address, timeout=10) as one_more:
         assert one_more.recv(65536).startswith(b"HTTP/1.1 503 ")
     for connection in taken:
         connection.close()
-    time.sleep(0.3)
+    wait_until(lambda: gateway.status["workers"][0]["connections"] == 0)
     assert chat(gateway).status_code == 200
 
 

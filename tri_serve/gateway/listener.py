@@ -48,6 +48,7 @@ class ClientConnection(asyncio.Protocol):
         "_headers",
         "_held",
         "_incoming",
+        "_last_is_in",
         "_parser",
         "_paused",
         "_phase",
@@ -77,6 +78,8 @@ class ClientConnection(asyncio.Protocol):
         self._served: Request | None = None
         # Bytes since the parser last reported anything that it does not collect.
         self._fed = 0
+        # The request that asked for the connection's end is whole: whatever follows it is nobody's.
+        self._last_is_in = False
         self._paused = False
         # What a client that is behind had not taken when that was last looked at.
         self._unsent = math.inf
@@ -111,7 +114,7 @@ class ClientConnection(asyncio.Protocol):
         return self._phase is Phase.LINGER
 
     def data_received(self, data: bytes) -> None:
-        if self._lingers:
+        if self._lingers or self._last_is_in:
             return
         fresh = self._phase is Phase.IDLE and self._incoming is None and not self._paused
         if fresh:
@@ -126,7 +129,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            if not self._lingers:  # else it stands behind the last request that is answered
+            if not self._lingers and not self._last_is_in:  # else it stands behind the last request
                 self._stop_reading(
                     Refusal(400, "bad_http", f"this is not HTTP/1.1: {error}", code="bad_request", close=True)
                 )
@@ -194,9 +197,10 @@ class ClientConnection(asyncio.Protocol):
         if self._phase is Phase.LINGER:
             return
         request.method = parser.get_method()
+        request.keep_alive = parser.should_keep_alive()
+        request.version_1_1 = parser.get_http_version() == "1.1"
         if self._is_offer(request):
             return
-        request.keep_alive = parser.should_keep_alive()
         request.refusal = request.check_head(
             parser.get_http_version(), limits.head_bytes, limits.body_bytes
         ) or self._check_key(request)
@@ -217,6 +221,7 @@ class ClientConnection(asyncio.Protocol):
         if self._phase is Phase.LINGER or self._is_offer(request):
             return
         self._incoming = None
+        self._last_is_in = not request.keep_alive
         if self._exchange is not None or self._queue or self._paused:
             self._queue.append(request)
         else:

@@ -91,11 +91,13 @@ class Request:
         headers = b"".join(b"%b: %b\r\n" % header for header in self.headers.items())
         if self.repeated is not None:
             headers += b"%b: %b\r\n" % (self.repeated, self.headers[self.repeated])
-        return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method, self.target, headers)
+        if not self.keep_alive:
+            headers += b"connection: close\r\n"
+        version = b"1.1" if self.version_1_1 else b"1.0"
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (self.method, self.target, version, headers)
 
     def check_head(self, version: str, head_limit: int, body_limit: int) -> Refusal | None:
         """What the parser accepts and we do not, then the route. Fills in what the rest needs."""
-        self.version_1_1 = version == "1.1"
         headers = self.headers
         claimed = headers.get(b"x-request-id", b"")
         self.request_id = claimed if _REQUEST_ID.fullmatch(claimed) else b"%032x" % getrandbits(128)

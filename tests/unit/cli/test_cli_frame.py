@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,14 +73,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert not {name for name in done.stdout.splitlines() if name.startswith("tri_serve.spec")}
 
 
-def test_help_is_there_at_once() -> None:
+def test_help_is_there_within_250_ms_of_processor_time() -> None:
+    """Processor time, not wall time: what else the machine does at the moment is not the command's."""
+
+    def used() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
     seconds: list[float] = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = used()
         subprocess.run([*PROGRAM, "--help"], capture_output=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    # 0.1 s on an idle machine; the bound leaves room for one that runs tests beside it.
-    assert statistics.median(seconds) < 1.0
+        seconds.append(used() - before)
+    assert statistics.median(seconds) < 0.25
 
 
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

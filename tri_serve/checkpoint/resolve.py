@@ -35,7 +35,7 @@ def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = o
         return _in_hub_cache(source, model.revision, hub_cache(environ))
     found = "it is not a directory" if directory.exists() else "there is no such directory"
     raise CheckpointError(
-        f"model.source is {source}: {found}; a directory, a hub name (owner/name) or "
+        f"checkpoint {source}: {found}; a directory, a hub name (owner/name) or "
         f"{' '.join(TINY + name for name in TINY_FORMATS)} is allowed",
         path=directory,
         hint=f"a relative path starts from {Path.cwd()}" if not directory.is_absolute() else None,
@@ -57,8 +57,8 @@ def _tiny(name: str, cache: Path) -> Path:
         if fmt == name:
             return tiny_checkpoint(fmt, cache)
     raise CheckpointError(
-        f"model.source is {TINY}{name}; {', '.join(TINY + fmt for fmt in TINY_FORMATS)} are allowed",
-        hint=f"set model.source to {TINY}awq",
+        f"checkpoint {TINY}{name}: there is none; {', '.join(TINY + fmt for fmt in TINY_FORMATS)} are allowed",
+        hint=f"{TINY}awq is the default",
     )
 
 

@@ -54,6 +54,10 @@ def chat(
     """
     from tri_serve.fleet.conversation import ChatServer
 
+    if url and not url.startswith(("http://", "https://")):
+        raise click.BadParameter(
+            f"{url!r} is no URL of a server; it begins with http:// or https://", param_hint="--url"
+        )
     server_url, served = (url, None) if url else _gateway_of(release)
     assert server_url is not None, "either given or the gateway's"
     server = ChatServer(server_url, os.environ.get(KEY_VARIABLE) or None)

@@ -103,7 +103,12 @@ def check(selection: SpecSelection, requirement: str | None, device: str | None,
     else:
         print_data({**report.facts, "ok": report.ok, "problems": list(report.problems)}, output)
     if not report.ok:
-        raise EngineEnvironmentError("; ".join(report.problems), hint="tri-serve engine install --reinstall")
+        raise EngineEnvironmentError(
+            "; ".join(report.problems),
+            hint="tri-serve engine install --reinstall"
+            if report.environment.managed
+            else "mend that environment, or leave engine.python and engine.command out to use the managed one",
+        )
 
 
 def _engine_spec(requirement: str | None, device: str | None) -> EngineSpec:
@@ -126,8 +131,10 @@ def _engine_spec(requirement: str | None, device: str | None) -> EngineSpec:
     try:
         return EngineSpec.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{requirement!r} names no engine: {first['loc'][0]}: {first['msg']}") from error
+        raise UsageError(
+            f"{requirement!r} names no engine that tri-serve runs: vllm==VERSION is allowed",
+            hint="e.g. tri-serve engine install vllm==0.32.0",
+        ) from error
 
 
 def _row(environment: EngineEnvironment, named: EngineEnvironment | None) -> tuple[str, ...]:

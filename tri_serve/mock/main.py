@@ -9,7 +9,13 @@ import click
 from tri_serve.errors import TriServeError
 
 
-@click.command(context_settings={"auto_envvar_prefix": "TRI_SERVE_MOCK", "show_default": True})
+@click.command(
+    context_settings={
+        "auto_envvar_prefix": "TRI_SERVE_MOCK",
+        "show_default": True,
+        "help_option_names": ["-h", "--help"],
+    }
+)
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option(
     "--port", default=8000, type=click.IntRange(0, 65535), help="Port; 0 takes a free one and prints it."

@@ -132,10 +132,13 @@ def restart(name: str | None, release: str) -> None:
 
     An engine finishes what it has running first. The gateway's port stays open meanwhile.
     """
+    from tri_serve.cli.fleet_views import release_flag
+    from tri_serve.cli.progress import goes_on, show_line, steps
     from tri_serve.fleet import detached
 
     paths = _running(release)
-    detached.restart(paths, name, lambda line: click.echo(line, err=True))
+    with goes_on("the restart", release_flag(release)), steps() as view:
+        detached.restart(paths, name, lambda line: show_line(view, line))
     click.echo(f"{name or 'every engine'} restarted")
 
 

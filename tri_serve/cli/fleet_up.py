@@ -8,8 +8,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,13 @@ import click
 
 from tri_serve.cli import fleet_views as views
 from tri_serve.cli.output import print_notes
-from tri_serve.cli.progress import Steps, steps
-from tri_serve.errors import EngineStartError, FleetError, GatewayStartError
+from tri_serve.cli.progress import Steps, goes_on, show_line, steps
+from tri_serve.errors import EngineStartError, FleetError, GatewayStartError, TriServeError
 from tri_serve.fleet import detached
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.keys import environment_key_hashes
 from tri_serve.fleet.local import LocalFleet, base_url
-from tri_serve.fleet.preflight import preflight
+from tri_serve.fleet.preflight import Replaced, preflight
 from tri_serve.fleet.release import ReleasePaths, exclusive, release_paths
 from tri_serve.fleet.state import FleetPhase, FleetState, ReplicaPhase, write_private
 from tri_serve.launch.install import install_environment
@@ -72,13 +73,14 @@ def up(
             exclusive(paths, "up", f"another `tri-serve up` of release {release} is at work")
         )
         found = detached.find_fleet(paths)
-        if found is not None and found.alive:
-            _converge(paths, desired, times)
-            return
-        if found is not None:
+        alive = found is not None and found.alive
+        if found is not None and not alive:
             # What a killed supervisor left may still hold the port and the memory that are checked next.
             detached.stop(paths, timeout=None, progress=lambda line: click.echo(line, err=True))
         try:
+            if alive:
+                _converge(paths, desired, times)
+                return
             if foreground:
                 _check(desired, paths, times)
                 # Once it runs, an `up` from elsewhere may change it.
@@ -91,6 +93,8 @@ def up(
     _say_ready(state, times)
     if question:
         _first_answer(state, question)
+    else:
+        click.echo()
     views.print_usage(state)
 
 
@@ -108,10 +112,19 @@ def _converge(paths: ReleasePaths, desired: Desired, times: Times) -> None:
         click.echo(f"  {line}")
     for line in changes.actions:
         click.echo(f"→ {line}")
-    more = max(0, desired.spec.fleet.replicas - len(state.replicas))
-    # Its own port counts as taken while it runs; the supervisor binds a new one before it lets go of the old.
-    _check(desired, paths, times, running=True, new_engines=more)
-    detached.apply(paths, desired, preview=False, progress=lambda line: click.echo(line, err=True))
+    living = sum(replica.pid is not None for replica in state.replicas)
+    try:
+        _check(desired, paths, times, running=changes, engines=living)
+    except TriServeError:
+        click.echo(f"nothing is changed: {paths.release} goes on as it was", err=True)
+        raise
+    try:
+        with goes_on("the change", views.release_flag(paths.release)), steps() as view:
+            detached.apply(paths, desired, preview=False, progress=lambda line: show_line(view, line))
+    except TriServeError:
+        with suppress(FleetError):  # it does not answer any more, which the error says
+            click.echo(views.after_failed_change(detached.live_state(paths)), err=True)
+        raise
     state = detached.live_state(paths)
     _revive(paths, state)
     click.echo(f"{paths.release} is changed: {state.url}/v1 ({state.model}), {times.total:.1f} s")
@@ -124,7 +137,8 @@ def _revive(paths: ReleasePaths, state: FleetState) -> bool:
         given_up.append("gateway")
     for name in given_up:
         click.echo(f"→ start {name} again, which was given up")
-        detached.restart(paths, name, lambda line: click.echo(line, err=True))
+        with goes_on("the start", views.release_flag(paths.release)), steps() as view:
+            detached.restart(paths, name, partial(show_line, view))
     return bool(given_up)
 
 
@@ -133,14 +147,17 @@ def _check(
     paths: ReleasePaths,
     times: Times,
     *,
-    running: bool = False,
-    new_engines: int | None = None,
+    running: detached.AppliedChanges | None = None,
+    engines: int = 0,
     view: Steps | None = None,
 ) -> None:
-    """Everything that can be checked and prepared before anything starts."""
+    """Everything that can be checked and prepared before anything starts.
+
+    ``running``: what would change of a fleet that runs already, with so many living ``engines``.
+    """
     if view is None:
         with steps() as view:
-            _check(desired, paths, times, running=running, new_engines=new_engines, view=view)
+            _check(desired, paths, times, running=running, engines=engines, view=view)
             return
     spec = desired.spec
     view.show("checkpoint", spec.model.source)
@@ -148,8 +165,10 @@ def _check(
         spec,
         environment_hashes=desired.environment_hashes,
         state=paths.root,
-        new_listener=not running,
-        new_engines=new_engines,
+        # Its own port counts as taken while it runs.
+        new_listener=running is None or running.running.gateway.port != spec.gateway.port,
+        new_engines=max(0, spec.fleet.replicas - engines),
+        replaced=Replaced(running.running, engines) if running and running.engines else None,
     )
     facts = result.checkpoint
     size = facts.total_bytes

@@ -81,6 +81,18 @@ Next:
   tri-serve down{flag}        stop it""")
 
 
+def after_failed_change(state: FleetState) -> str:
+    """How a fleet is after a change of it that did not work."""
+    down = [replica.name for replica in state.replicas if replica.phase != "ready"]
+    if not down:
+        return f"nothing is changed: {state.release} runs with its earlier setting"
+    verb = "is" if len(down) == 1 else "are"
+    coming = f"the change is taken back: {', '.join(down)} {verb} starting again with the earlier setting"
+    if len(down) < len(state.replicas):
+        return f"{coming}; the other engines answer requests meanwhile"
+    return f"{coming}; requests are answered with 503 until an engine is ready"
+
+
 def replica_notes(replica: ReplicaState) -> list[str]:
     """What there is to say of a replica beside the table."""
     notes = []
@@ -177,9 +189,15 @@ def print_releases(found: dict[str, Found]) -> None:
 def status_data(state: FleetState, *, alive: bool) -> dict[str, Any]:
     """The status for -o json and -o yaml; the sweep's token stays out."""
     data = state.model_dump(mode="json", exclude={"supervisor": {"token", "ticks", "boot"}})
+    condition = word(state, alive=alive)
+    if condition == "stale":  # the last written phases are nobody's any more
+        data["phase"] = condition
+        data["gateway"]["ready"] = False
+        for part in (data["gateway"], *data["replicas"]):
+            part["phase"] = "unknown"
     return {
         "release": state.release,
-        "condition": word(state, alive=alive),
+        "condition": condition,
         "ready": alive and state.ready,
         **data,
     }

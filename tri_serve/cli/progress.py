@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Mark = Literal["running", "done", "failed"]
+_ENDS = ("ready", "running", "stopped")
+"""What a supervisor says last of a part."""
+_INTERRUPTED = 130
 
 
 @dataclass
@@ -84,10 +88,9 @@ class LiveSteps:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            for step in self._steps.values():
-                if step.mark == "running":
-                    step.mark, step.ended = "failed", time.monotonic()
+        for step in self._steps.values():
+            if step.mark == "running":
+                step.mark, step.ended = "done" if kind is None else "failed", time.monotonic()
         self._live.stop()
 
     def show(self, name: str, text: str, mark: Mark = "running") -> None:
@@ -123,3 +126,19 @@ class LiveSteps:
 def steps() -> Steps:
     """The view that fits where stderr goes."""
     return LiveSteps() if sys.stderr.isatty() else PlainSteps()
+
+
+def show_line(view: Steps, line: str) -> None:
+    """Show what a supervisor says of a part (``NAME: TEXT``) as its step."""
+    name, _, text = line.partition(": ")
+    view.show(name, text, "done" if text in _ENDS else "running")
+
+
+@contextmanager
+def goes_on(what: str, flag: str) -> Iterator[None]:
+    """Ctrl-C ends the command, but not what the supervisor does: say so. ``flag`` names the release."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"{what} goes on in the background; tri-serve status{flag} shows it", err=True)
+        raise click.exceptions.Exit(_INTERRUPTED) from None

@@ -45,14 +45,17 @@ class Changes:
         return tuple(lines)
 
 
-def spec_changes(old: Spec, new: Spec, *, keys_changed: bool = False) -> Changes:
-    """What gets the fleet from ``old`` to ``new``; ``keys_changed``: the set of client keys differs."""
+def spec_changes(old: Spec, new: Spec, *, keys_changed: bool = False, keys_gone: bool = False) -> Changes:
+    """What gets the fleet from ``old`` to ``new``.
+
+    ``keys_changed``: the set of client keys differs; ``keys_gone``: because none is left.
+    """
     found = difference(old, new)
     keys = {change.key for change in found}
+    about_keys = "no client keys are asked for any more" if keys_gone else "client keys changed"
     counts = (old.fleet.replicas, new.fleet.replicas)
     return Changes(
-        differences=tuple(str(change) for change in found)
-        + (("client keys changed",) if keys_changed else ()),
+        differences=tuple(str(change) for change in found) + ((about_keys,) if keys_changed else ()),
         listener=bool(keys & {"gateway.host", "gateway.port"}),
         gateway=keys_changed
         or "model.served_name" in keys

@@ -51,10 +51,12 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def say(answer: Mapping[str, Any]) -> None:
+            if writer.is_closing():  # nobody listens any more
+                return
             writer.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
 
         async def beat() -> None:
-            while True:
+            while not writer.is_closing():
                 await asyncio.sleep(HEARTBEAT)
                 say({"alive": True})
 

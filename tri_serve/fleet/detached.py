@@ -20,6 +20,7 @@ from tri_serve.fleet.state import FleetPhase, FleetState, SupervisorState, read_
 from tri_serve.process import logs
 from tri_serve.process.guard import signal_exactly
 from tri_serve.process.strays import ProcessIdentity, command_of, identify, is_alive, sweep
+from tri_serve.spec.models import Spec
 
 _POLL = 0.1
 _STOP_PATIENCE = 15.0
@@ -147,6 +148,8 @@ def apply(paths: ReleasePaths, desired: Desired, *, preview: bool, progress: Pro
         changed=bool(answer["changed"]),
         differences=tuple(answer["differences"]),
         actions=tuple(answer["actions"]),
+        engines=bool(answer["engines"]),
+        running=Spec.model_validate_json(answer["running"]),
     )
 
 
@@ -157,6 +160,10 @@ class AppliedChanges:
     changed: bool
     differences: tuple[str, ...]
     actions: tuple[str, ...]
+    engines: bool
+    """Every engine is replaced."""
+    running: Spec
+    """What the fleet runs when it answers: of a preview, the spec before the change."""
 
 
 def restart(paths: ReleasePaths, name: str | None, progress: Progress) -> None:

@@ -188,6 +188,7 @@ class GatewayProcess:
                 raise
             if self.listener is not old_listener:
                 old_listener.close()
+            self._since = time.time()  # "running" is not new, but this process is
             self._enter("running")
             if old is not None and self._roster and not await self.wait_ready(within=_TAKEOVER):
                 log.warning("the new gateway does not see a replica yet")

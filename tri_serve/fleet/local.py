@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from tri_serve.engine.engine import Engine
-from tri_serve.errors import EngineStartError, FleetError, GatewayStartError, TriServeError
+from tri_serve.errors import EngineStartError, FleetError, GatewayStartError, TriServeError, UsageError
 from tri_serve.fleet.changes import Changes, spec_changes
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.gateway_process import GatewayProcess
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 LOG_BYTES = 16 * 1024 * 1024
 """Each log keeps this much, and as much again in <name>.log.1."""
 _HOUSEKEEPING = 10.0
+_ON_THE_WAY = (ReplicaPhase.STARTING, ReplicaPhase.LOADING, ReplicaPhase.WARMING)
 _NO_GATEWAY = GatewayState(phase="stopped", since=0.0, log="")
 Progress = Callable[[str], None]
 Prepare = Callable[[Spec], Prepared]
@@ -166,10 +167,13 @@ class LocalFleet:
         """What applying ``desired`` would do."""
         hashes = client_key_hashes(desired.spec.gateway, desired.environment_hashes)
         known = self._running_gateway().config.client_key_hashes
-        return spec_changes(self.spec, desired.spec, keys_changed=hashes != known)
+        return spec_changes(
+            self.spec, desired.spec, keys_changed=hashes != known, keys_gone=bool(known) and not hashes
+        )
 
     async def apply(self, desired: Desired, progress: Progress) -> Changes:
         """Get to ``desired`` with as little disturbance as it takes; what fails is taken back, and raised."""
+        self._say_if_busy(progress)
         async with self._changing:
             changes = self.changes_to(desired)
             if not changes:
@@ -238,8 +242,13 @@ class LocalFleet:
         replica.make_engine = make
         before = replica.lives
         replica.restart()
-        ended = (ReplicaPhase.WAITING, ReplicaPhase.FAILED, ReplicaPhase.STOPPED)
-        await self._until(lambda: replica.lives > before and (replica.ready or replica.phase in ended))
+        ended = (ReplicaPhase.READY, ReplicaPhase.WAITING, ReplicaPhase.FAILED)
+
+        def settled() -> bool:
+            stopped = replica.phase is ReplicaPhase.STOPPED
+            return stopped or (replica.lives > before and replica.phase in ended)
+
+        await self._watch([replica], settled)
         if not replica.ready:
             raise replica.error or EngineStartError(f"{replica.name} was stopped before it was ready")
         self._announce(f"{replica.name}: ready")
@@ -250,11 +259,12 @@ class LocalFleet:
             self._announce(f"{replica.name}: draining and stopping")
             self._on_change()
             await replica.stop()
+            self._announce(f"{replica.name}: stopped")
         added = self._add_replicas(count, make)
         for replica in added:
             self._announce(f"{replica.name}: starting")
         ended = (ReplicaPhase.WAITING, ReplicaPhase.FAILED)
-        await self._until(lambda: all(r.ready for r in added) or any(r.phase in ended for r in added))
+        await self._watch(added, lambda: all(r.ready for r in added) or any(r.phase in ended for r in added))
         failed = [replica for replica in added if not replica.ready]
         if failed:
             for replica in added:
@@ -262,6 +272,22 @@ class LocalFleet:
             await asyncio.gather(*(replica.stop() for replica in added))
             error = next((r.error for r in failed if r.error is not None), None)
             raise error or EngineStartError("the added engines did not start")
+        for replica in added:
+            self._announce(f"{replica.name}: ready")
+
+    async def _watch(self, replicas: Sequence[Replica], settled: Callable[[], bool]) -> None:
+        """Until ``settled``; announces meanwhile how far the engines are."""
+        known = {replica.name: replica.phase for replica in replicas}
+
+        def look() -> bool:
+            for replica in replicas:
+                if replica.phase is not known[replica.name]:
+                    known[replica.name] = replica.phase
+                    if replica.phase in _ON_THE_WAY:
+                        self._announce(f"{replica.name}: engine {replica.phase}")
+            return settled()
+
+        await self._until(look)
 
     async def _replace_gateway(
         self, config: GatewayConfig, moved: socket.socket | None, *, rebind: bool, spec: Spec
@@ -284,8 +310,9 @@ class LocalFleet:
     async def restart(self, name: str | None, progress: Progress) -> None:
         """Restart one replica, the gateway, or (None) every replica, one after the other.
 
-        Raises FleetError for a name that is not there, EngineStartError if an engine does not come back.
+        Raises UsageError for a name that is not there, EngineStartError if an engine does not come back.
         """
+        self._say_if_busy(progress)
         async with self._changing:
             gateway = self._running_gateway()
             self._announce = progress
@@ -300,7 +327,7 @@ class LocalFleet:
                 chosen = [replica for replica in self._replicas if name in (None, replica.name)]
                 if not chosen:
                     names = ", ".join(["gateway", *(replica.name for replica in self._replicas)])
-                    raise FleetError(f"release {self.paths.release} has no {name!r}; it has: {names}")
+                    raise UsageError(f"release {self.paths.release} has no {name!r}; it has: {names}")
                 for replica in chosen:
                     progress(f"{replica.name}: draining and restarting")
                     await self._renew(replica, replica.make_engine)
@@ -346,6 +373,10 @@ class LocalFleet:
         await asyncio.gather(*(replica.stop() for replica in self._replicas))
 
     # -- inside -----------------------------------------------------------------------------------------
+
+    def _say_if_busy(self, progress: Progress) -> None:
+        if self._changing.locked():
+            progress(f"{self.paths.release}: another change is under way; waiting for its end")
 
     def _running_gateway(self) -> GatewayProcess:
         if self._gateway is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from tri_serve.checkpoint.quantization import check_quantization
 from tri_serve.checkpoint.resolve import resolve_source
 from tri_serve.errors import (
     EngineEnvironmentError,
+    FleetError,
     MissingExtraError,
     ResourceError,
     SpecError,
@@ -22,11 +25,16 @@ from tri_serve.errors import (
 )
 from tri_serve.fleet.keys import check_exposure, client_key_hashes
 from tri_serve.fleet.local import LOG_BYTES
+from tri_serve.fleet.prepare import Prepared
+from tri_serve.fleet.release import known_releases, release_paths
+from tri_serve.fleet.state import read_state
 from tri_serve.launch.device import Device, detect_device
-from tri_serve.launch.environment import find_environment
+from tri_serve.launch.environment import EngineEnvironment, find_environment
+from tri_serve.launch.inherited import inherited_environment
 from tri_serve.places import cache_dir, data_dir
 from tri_serve.process.ports import bind_listener
 from tri_serve.spec.engine import ModelSpec
+from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.models import Spec
 
 _GIB = 2**30
@@ -37,6 +45,9 @@ _WEIGHTS_FACTOR = 2.0
 """Not measured: while a CPU engine repacks 4-bit weights for its kernels, both forms may exist."""
 GATEWAY_BYTES = 128 * 2**20
 _STATE_BYTES = 64 * 2**20
+_FINDS_VLLM = "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('vllm') else 1)"
+_PYTHON_SECONDS = 60
+"""A Python starts in well under a second, but from a slow network disk in many."""
 _GATEWAY_PACKAGES = ("uvloop", "httptools", "orjson")
 
 
@@ -48,6 +59,23 @@ class Preflight:
     checkpoint: CheckpointFacts
     install: bool
     client_keys: int
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Engines that run now, each of which ends before a new one starts in its place."""
+
+    spec: Spec
+    count: int
+
+    def memory(self) -> int:
+        """Bytes that they give back, estimated as those of new ones are."""
+        try:
+            facts = inspect_checkpoint(resolve_source(self.spec.model, cache_dir()))
+            each = engine_memory(self.spec, detect_device(self.spec.engine.device), facts.total_bytes)
+        except TriServeError:  # what they were started from is gone: count on nothing
+            return 0
+        return self.count * each
 
 
 @dataclass
@@ -98,17 +126,24 @@ def engine_memory(spec: Spec, device: Device, weights: int) -> int:
     return ENGINE_BASE_BYTES + int(weights * _WEIGHTS_FACTOR) + int(spec.engine.cpu_kv_cache_gib * _GIB)
 
 
-def check_memory(spec: Spec, device: Device, weights: int, *, engines: int, available: int) -> None:
-    """Raises ResourceError if ``engines`` more of them do not fit into ``available`` bytes."""
+def check_memory(
+    spec: Spec, device: Device, weights: int, *, engines: int, available: int, given_back: int = 0
+) -> None:
+    """Raises ResourceError if ``engines`` more of them do not fit into ``available`` bytes.
+
+    ``given_back``: what the engines that they replace hold; it comes on top of what is available.
+    """
     each = engine_memory(spec, device, weights)
     needed = engines * each + GATEWAY_BYTES
-    if needed <= available:
+    total = available + given_back
+    if needed <= total:
         return
     kv = f", {spec.engine.cpu_kv_cache_gib:g} GiB of it KV cache" if device == "cpu" else ""
-    fitting = max(0, (available - GATEWAY_BYTES) // each)
+    fitting = max(0, (total - GATEWAY_BYTES) // each)
     raise ResourceError(
         f"memory: {engines} engine{'' if engines == 1 else 's'} of about {each / _GIB:.1f} GiB{kv} need "
-        f"{needed / _GIB:.1f} GiB, and {available / _GIB:.1f} GiB are available",
+        f"{needed / _GIB:.1f} GiB, and {total / _GIB:.1f} GiB are available"
+        + (f", {given_back / _GIB:.1f} GiB of them held by what is replaced" if given_back else ""),
         hint=f"--set fleet.replicas={fitting} fits"
         if fitting and engines > 1
         else "stop other programs, or take a smaller checkpoint"
@@ -141,6 +176,61 @@ def check_context(model: ModelSpec, architecture: Architecture) -> None:
         )
 
 
+def check_python(python: Path) -> None:
+    """Raises EngineEnvironmentError if the Python that the user named does not find vLLM."""
+    environ = inherited_environment(os.environ) | {"PYTHONSAFEPATH": "1"}
+    try:
+        done = subprocess.run(
+            [str(python), "-c", _FINDS_VLLM],
+            capture_output=True,
+            text=True,
+            env=environ,
+            cwd="/",  # a Python without PYTHONSAFEPATH would look for vllm in the working directory
+            timeout=_PYTHON_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        raise EngineEnvironmentError(f"engine.python: {python}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise EngineEnvironmentError(
+            f"engine.python: {python} did not start within {_PYTHON_SECONDS} s"
+        ) from error
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or [""])[-1]
+        raise EngineEnvironmentError(
+            f"engine.python: {python} has no vllm" + (f": {why}" if why else ""),
+            hint="name the Python of an environment that has it, or leave engine.python out: up installs one",
+        )
+
+
+def check_port(gateway: GatewaySpec) -> None:
+    """Raises ResourceError if the gateway could not listen, naming the release of ours that does."""
+    try:
+        bind_listener(gateway.host, gateway.port).close()
+    except ResourceError as error:
+        cause = error.__cause__
+        taken = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
+        holder = _release_on(gateway.port) if taken else None
+        if holder is None:
+            raise
+        raise ResourceError(
+            f"port {gateway.port} on {gateway.host} is taken by your release {holder}",
+            hint=f"choose another with --set gateway.port=PORT, or stop it: tri-serve down -r {holder}",
+        ) from error
+
+
+def _release_on(port: int) -> str | None:
+    """The running release of this user whose gateway has that port."""
+    for name in known_releases():
+        try:
+            state = read_state(release_paths(name).state)
+        except FleetError:  # damaged: it says nothing
+            continue
+        if state is not None and state.url.endswith(f":{port}") and state.supervisor.alive:
+            return name
+    return None
+
+
 def check_packages() -> None:
     """Raises MissingExtraError if what the gateway runs on is not installed."""
     if any(find_spec(name) is None for name in _GATEWAY_PACKAGES):
@@ -154,16 +244,19 @@ def preflight(
     state: Path,
     new_listener: bool = True,
     new_engines: int | None = None,
+    replaced: Replaced | None = None,
 ) -> Preflight:
     """Check everything; raises one error that names all that was found wrong.
 
     ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs
-    another socket, ``new_engines`` how many engines come on top of those that run.
+    another socket, ``new_engines`` how many engines come on top of those that run, and ``replaced`` which of
+    those get a successor.
     """
     problems = _Problems()
     keys = 0
     install = False
     device: Device = "cpu"
+    environment: EngineEnvironment | None = None
     facts: CheckpointFacts | None = None
 
     def check_keys() -> None:
@@ -172,14 +265,23 @@ def preflight(
         check_exposure(spec.gateway, keys)
 
     def check_environment() -> None:
-        nonlocal device, install
+        nonlocal device, environment, install
         device = detect_device(spec.engine.device)
         try:
-            find_environment(spec.engine, data_dir(), device)
+            environment = find_environment(spec.engine, data_dir(), device)
         except EngineEnvironmentError:
             if spec.engine.python is not None or spec.engine.command is not None:
                 raise
             install = True
+            return
+        if spec.engine.python is not None and environment.python is not None:
+            check_python(environment.python)
+
+    def check_launch() -> None:
+        kind, version = spec.engine.kind, spec.engine.version
+        # What is refused does not depend on the environment, and is to be said with or without one.
+        stand_in = EngineEnvironment(kind, version, device, None, (kind,), managed=False, path=None)
+        Prepared(spec, device, environment or stand_in, checkpoint=Path()).check_launch()
 
     def check_checkpoint() -> None:
         nonlocal facts
@@ -188,21 +290,27 @@ def preflight(
         check_context(spec.model, found.architecture)
         facts = found
 
-    def check_port() -> None:
-        bind_listener(spec.gateway.host, spec.gateway.port).close()
-
     engines = spec.fleet.replicas if new_engines is None else new_engines
     problems.collect(check_packages)
     problems.collect(check_keys)
-    if new_listener:
-        problems.collect(check_port)
-    problems.collect(lambda: check_disk(state, _STATE_BYTES + LOG_BYTES, "state and logs"))
     problems.collect(check_environment)
+    problems.collect(check_launch)
+    if new_listener:
+        problems.collect(lambda: check_port(spec.gateway))
+    problems.collect(lambda: check_disk(state, _STATE_BYTES + LOG_BYTES, "state and logs"))
     problems.collect(check_checkpoint)
     if facts is not None:
         weights = facts.total_bytes
+        successors = replaced.count if replaced else 0
         problems.collect(
-            lambda: check_memory(spec, device, weights, engines=engines, available=available_memory())
+            lambda: check_memory(
+                spec,
+                device,
+                weights,
+                engines=engines + successors,
+                available=available_memory(),
+                given_back=replaced.memory() if replaced else 0,
+            )
         )
     problems.raise_any()
     assert facts is not None, "its absence is a problem"

@@ -40,16 +40,22 @@ class Prepared:
             cores=len(os.sched_getaffinity(0)),
         )
 
+    def check_launch(self) -> None:
+        """Raises LaunchError if no engine could be started from this, whatever its port."""
+        self.launch(port=0, api_key="")
+
 
 def prepare(spec: Spec) -> Prepared:
     """Find everything. Blocks: a tiny checkpoint is derived when it is first wanted, in a few seconds.
 
-    Raises EngineEnvironmentError, CheckpointError, ResourceError.
+    Raises EngineEnvironmentError, CheckpointError, LaunchError, ResourceError.
     """
     device = detect_device(spec.engine.device)
-    return Prepared(
+    prepared = Prepared(
         spec=spec,
         device=device,
         environment=find_environment(spec.engine, data_dir(), device),
         checkpoint=resolve_source(spec.model, cache_dir()),
     )
+    prepared.check_launch()
+    return prepared

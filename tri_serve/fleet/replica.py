@@ -56,7 +56,7 @@ class Replica:
         self.make_engine = make_engine
         self.port: int | None = None
         self.lives = 0
-        """Engines that were started in this place so far."""
+        """Engines that were begun in this place so far, also those that could not even be made."""
         self.restarts = 0
         self.error: TriServeError | None = None
         self._log_file = log_file
@@ -151,9 +151,9 @@ class Replica:
         engine: EngineLike | None = None
         ready_at: float | None = None
         try:
+            self.lives += 1  # whoever waits for this life has to see it fail, too
             engine, self.port = self.make_engine(self.name, self._engine_changed)
             self._engine = engine
-            self.lives += 1
             self._enter(ReplicaPhase.STARTING)
             if await self._first(engine.start(), self._wake.wait()) == 1:
                 return None

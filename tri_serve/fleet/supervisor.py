@@ -97,6 +97,8 @@ class Supervisor:
             "changed": bool(changes),
             "differences": list(changes.differences),
             "actions": list(changes.actions),
+            "engines": changes.engines,
+            "running": self.fleet.spec.model_dump_json(),
         }
 
     async def _restart(self, request: Mapping[str, Any], progress: Progress) -> Any:

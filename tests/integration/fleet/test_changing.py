@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from tri_serve.errors import LaunchError
+from tri_serve.fleet import detached
+from tri_serve.fleet.desired import Desired
+from tri_serve.fleet.local import LocalFleet
+from tri_serve.fleet.prepare import Prepared, prepare
+from tri_serve.fleet.release import ReleasePaths
+from tri_serve.launch.config import LaunchConfig
 from tri_serve.process.ports import bind_listener, free_port
+from tri_serve.process.strays import MARKER
+from tri_serve.spec.load import load_spec
+from tri_serve.spec.models import Spec
 
 Wait = Callable[..., Any]
 
@@ -56,6 +68,115 @@ def test_a_gateway_setting_is_changed_without_a_failed_request(release: Any) -> 
     assert release.ask(body={"padding": "x" * 3000}).status_code == 413
 
 
+@pytest.mark.parametrize(
+    ("settings", "exit_code", "words"),
+    [
+        (['engine.extra_args=["--port","9"]'], 12, "--port cannot be given"),
+        (["model.quantization=gptq"], 11, "gptq"),
+        (["model.max_model_len=999999"], 10, "999,999"),
+        (["engine.cpu_kv_cache_gib=1024"], 14, "1024 GiB of it KV cache"),
+        (["engine.command=null", "engine.python=/bin/false"], 13, "/bin/false has no vllm"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_an_engine_ends(
+    release: Any, settings: list[str], exit_code: int, words: str
+) -> None:
+    release.up()
+    before = release.state()
+    done = release.run("up", *(word for setting in settings for word in ("--set", setting)))
+    assert done.returncode == exit_code
+    assert words in done.stderr
+    assert "nothing is changed: tri goes on as it was" in done.stderr
+    after = release.state()
+    assert after["replicas"][0]["pid"] == before["replicas"][0]["pid"]
+    assert after["gateway"]["pid"] == before["gateway"]["pid"]
+
+
+def test_the_supervisor_refuses_what_no_engine_takes_whoever_asks(release: Any) -> None:
+    release.up()
+    before = release.replica()["pid"]
+    file = release.folder / "tri-serve.yaml"
+    spec = load_spec(None, [file], {}, sets=['engine.extra_args=["--port","9"]']).spec
+    with pytest.raises(LaunchError, match="--port cannot be given"):
+        detached.apply(
+            ReleasePaths(release.root), Desired(spec=spec), preview=False, progress=lambda _line: None
+        )
+    assert release.replica()["pid"] == before
+
+
+def test_an_engine_that_cannot_be_made_is_given_up_at_once_and_the_old_one_comes_back(
+    release: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if something were found out only when the engine is to be started."""
+
+    class Unmakeable(Prepared):
+        def launch(self, *, port: int, api_key: str) -> LaunchConfig:
+            raise LaunchError(f"no engine takes this at port {port} with {len(api_key)} characters")
+
+    def prepared(spec: Spec) -> Prepared:
+        found = prepare(spec)
+        if spec.engine.max_num_seqs != 7:
+            return found
+        return Unmakeable(found.spec, found.device, found.environment, found.checkpoint)
+
+    for name, value in release.environ.items():
+        monkeypatch.setenv(name, value)
+    file = release.folder / "tri-serve.yaml"
+    old = Desired(spec=load_spec(None, [file], {}).spec)
+    new = Desired(spec=load_spec(None, [file], {}, sets=["engine.max_num_seqs=7"]).spec)
+    paths = ReleasePaths(release.root)
+    paths.create()
+
+    async def scenario() -> None:
+        fleet = LocalFleet(paths, old, token=os.environ[MARKER], prepare_spec=prepared)
+        try:
+            await fleet.start()
+            await fleet.wait_started()
+            with pytest.raises(LaunchError, match="no engine takes this"):
+                await asyncio.wait_for(fleet.apply(new, lambda _line: None), 15)
+            assert fleet.spec == old.spec
+            async with asyncio.timeout(15):
+                while not ((state := await fleet.state()).ready and state.replicas[0].phase == "ready"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert await asyncio.to_thread(lambda: release.ask().status_code) == 200
+        finally:
+            await fleet.stop(5.0, lambda _line: None)
+
+    asyncio.run(scenario())
+
+
+def test_ctrl_c_ends_the_command_and_not_the_change(release: Any, wait: Wait) -> None:
+    release.up()
+    with release.popen("up", "--set-string", "engine.env.MOCK_START_SECONDS=2") as up:
+        wait(lambda: release.replica()["phase"] == "starting")
+        os.killpg(up.pid, signal.SIGINT)
+        _, err = up.communicate(timeout=20)
+    assert up.returncode == 130
+    assert err.endswith("the change goes on in the background; tri-serve status shows it\n")
+    wait(lambda: release.state()["phase"] == "running" and release.replica()["phase"] == "ready")
+    again = release.up("--set-string", "engine.env.MOCK_START_SECONDS=2")
+    assert "runs this spec already" in again.stdout
+    assert "raised exception" not in (release.root / "logs" / "supervisor.log").read_text()
+
+
+def test_a_restart_that_fails_ends_with_the_error(release: Any, tmp_path: Path) -> None:
+    poison = tmp_path / "poison"
+    release.write_spec(engine={"env": {"MOCK_POISON": str(poison)}})
+    release.up()
+    poison.touch()
+    done = release.run("restart", "replica-0")
+    assert done.returncode == 15
+    assert "no kernel for this checkpoint" in done.stderr
+    assert "replica-0: engine starting" in done.stderr
+
+
+def test_a_renewed_gateway_counts_from_its_own_start(release: Any) -> None:
+    release.up()
+    before = release.state()["gateway"]["since"]
+    assert release.run("restart", "gateway").returncode == 0
+    assert release.state()["gateway"]["since"] > before
+
+
 def test_a_running_answer_outlives_the_gateway_that_gives_it(release: Any) -> None:
     release.write_spec(engine={"env": {"MOCK_FLAGS": "--itl-ms 50"}})
     release.up()
@@ -86,6 +207,10 @@ def test_an_engine_setting_that_does_not_work_is_taken_back(release: Any, wait: 
     assert done.returncode == 15
     assert "no kernel for this checkpoint" in done.stderr
     assert "going back" in done.stderr
+    assert "replica-0: engine starting" in done.stderr
+    assert (
+        "replica-0 is starting again with the earlier setting; requests are answered with 503" in done.stderr
+    )
     wait(lambda: release.replica()["phase"] == "ready")
     assert release.ask().status_code == 200
     assert "runs this spec already" in release.up().stdout
@@ -168,7 +293,7 @@ def test_a_move_to_a_taken_port_changes_nothing(release: Any) -> None:
     release.up()
     done = release.run("up", "--set", f"gateway.port={other.port}")
     assert done.returncode == 14
-    assert f"port {other.port} on 127.0.0.1 is taken" in done.stderr
+    assert f"port {other.port} on 127.0.0.1 is taken by your release other" in done.stderr
     assert release.ask().status_code == 200
 
 
@@ -193,5 +318,8 @@ def test_restart_renews_every_engine(release: Any) -> None:
 def test_restart_of_what_is_not_there_names_what_is(release: Any) -> None:
     release.up()
     done = release.run("restart", "replica-7")
-    assert done.returncode == 17
+    assert done.returncode == 2
     assert "it has: gateway, replica-0" in done.stderr
+    done = release.run("logs", "replica-7")
+    assert done.returncode == 2
+    assert "there are: gateway, replica-0, supervisor" in done.stderr

@@ -84,6 +84,9 @@ def test_a_killed_supervisor_leaves_nothing(release: Any) -> None:
     assert stale.returncode == 17
     assert stale.stdout.startswith("tri: stale")
     assert "tri-serve down tidies up" in stale.stdout
+    state = release.state()
+    assert (state["condition"], state["phase"], state["ready"]) == ("stale", "stale", False)
+    assert {part["phase"] for part in (state["gateway"], *state["replicas"])} == {"unknown"}
     assert release.run("down").returncode == 0
     assert release.run("status").stderr.startswith("error: release tri is not running")
 

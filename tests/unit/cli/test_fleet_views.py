@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
+import click
 import pytest
 
-from tri_serve.cli.fleet_views import duration, print_status, print_usage, release_flag, status_data, word
-from tri_serve.cli.progress import PlainSteps
+from tri_serve.cli.fleet_views import (
+    after_failed_change,
+    duration,
+    print_status,
+    print_usage,
+    release_flag,
+    status_data,
+    word,
+)
+from tri_serve.cli.progress import PlainSteps, goes_on, show_line
 from tri_serve.fleet.state import (
     FleetPhase,
     FleetState,
@@ -106,3 +117,48 @@ def test_plain_steps_say_each_change_once() -> None:
         "replica-0: warming",
         "replica-0: ok ready",
     ]
+
+
+def test_nothing_of_a_stale_fleet_is_said_to_run() -> None:
+    data = status_data(fleet(), alive=False)
+    assert (data["condition"], data["phase"], data["ready"]) == ("stale", "stale", False)
+    assert (data["gateway"]["phase"], data["gateway"]["ready"]) == ("unknown", False)
+    assert [replica["phase"] for replica in data["replicas"]] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "words"),
+    [
+        ((ReplicaPhase.READY,), "nothing is changed: tri runs with its earlier setting"),
+        ((ReplicaPhase.LOADING,), "replica-0 is starting again with the earlier setting; .* with 503 until"),
+        ((ReplicaPhase.LOADING,) * 2, "replica-0, replica-1 are starting again .* with 503 until"),
+        (
+            (ReplicaPhase.READY, ReplicaPhase.LOADING),
+            "replica-1 is starting again .* the other engines answer",
+        ),
+    ],
+)
+def test_after_a_change_that_failed_it_is_said_what_runs(
+    replicas: tuple[ReplicaPhase, ...], words: str
+) -> None:
+    assert re.search(words, after_failed_change(fleet(replicas=replicas)))
+
+
+def test_what_a_supervisor_says_is_shown_as_steps() -> None:
+    lines: list[str] = []
+    with PlainSteps(lines.append) as view:
+        for line in ("replica-0: engine loading", "replica-0: ready", "gateway: running"):
+            show_line(view, line)
+    assert [line[10:] for line in lines] == [
+        "replica-0: engine loading",
+        "replica-0: ok ready",
+        "gateway: ok running",
+    ]
+
+
+def test_ctrl_c_says_that_the_work_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(click.exceptions.Exit) as ended, goes_on("the change", " -r blue"):
+        raise KeyboardInterrupt
+    assert ended.value.exit_code == 130
+    err = capsys.readouterr().err
+    assert err == "the change goes on in the background; tri-serve status -r blue shows it\n"

@@ -75,6 +75,12 @@ def test_other_client_keys_replace_the_gateway() -> None:
     assert changes.differences == ("client keys changed",)
 
 
+def test_client_keys_that_are_gone_are_said_to_be() -> None:
+    changes = spec_changes(spec(), spec(), keys_changed=True, keys_gone=True)
+    assert changes.gateway
+    assert changes.differences == ("no client keys are asked for any more",)
+
+
 def test_a_secret_in_the_difference_is_not_shown() -> None:
     changes = spec_changes(
         spec(engine={"env": {"HF_TOKEN": "hf_old"}}), spec(engine={"env": {"HF_TOKEN": "hf_new"}})

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from tri_serve.checkpoint.architecture import read_architecture
 from tri_serve.checkpoint.tiny import tiny_checkpoint
-from tri_serve.errors import ResourceError, SpecError, TriServeError, UsageError
+from tri_serve.errors import EngineEnvironmentError, ResourceError, SpecError, TriServeError, UsageError
 from tri_serve.fleet.keys import check_exposure
 from tri_serve.fleet.preflight import (
+    Replaced,
     available_memory,
     check_context,
     check_disk,
     check_memory,
+    check_port,
+    check_python,
     engine_memory,
     preflight,
 )
+from tri_serve.fleet.state import FleetPhase, FleetState, GatewayState, SupervisorState
 from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.load import load_spec
 from tri_serve.spec.models import Spec
@@ -121,3 +127,89 @@ def test_a_quantization_that_is_not_the_checkpoints_is_a_problem(
         preflight(spec, environment_hashes={}, state=tmp_path, new_listener=False)
     assert "gptq" in f"{refused.value} {refused.value.hint}"
     assert "awq" in f"{refused.value} {refused.value.hint}"
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of nobody else."""
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    return tmp_path
+
+
+def program(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_what_no_engine_would_take_is_said_with_everything_else(places: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        sets = ['engine.extra_args=["--port","9"]', f"gateway.port={port}", "model.source=/no/checkpoint"]
+        spec = load_spec(None, [], {}, sets=sets).spec
+        with pytest.raises(TriServeError) as refused:
+            preflight(spec, environment_hashes={}, state=places)
+    for words in ("3 things", "engine.extra_args: --port cannot be given", f"port {port}", "/no/checkpoint"):
+        assert words in refused.value.message
+    assert refused.value.exit_code == 12
+
+
+def test_a_python_without_vllm_is_no_environment(tmp_path: Path) -> None:
+    check_python(program(tmp_path / "good", "exit 0"))
+    with pytest.raises(EngineEnvironmentError, match=r"bad has no vllm$"):
+        check_python(program(tmp_path / "bad", "exit 1"))
+    with pytest.raises(EngineEnvironmentError, match="has no vllm: SyntaxError"):
+        check_python(program(tmp_path / "old", "echo 'SyntaxError: what?' >&2; exit 1"))
+
+
+def test_the_memory_of_replaced_engines_counts_as_available() -> None:
+    each = engine_memory(SPEC, "cpu", 0)
+    check_memory(SPEC, "cpu", 0, engines=2, available=GIB, given_back=2 * each)
+    with pytest.raises(ResourceError, match=r"5\.5 GiB of them held by what is replaced"):
+        check_memory(SPEC, "cpu", 0, engines=2, available=GIB, given_back=each)
+
+
+def test_a_successor_that_is_too_large_is_refused_before_the_engine_ends(places: Path) -> None:
+    before = load_spec(None, [], {}, sets=["gateway.port=1"]).spec
+    after = load_spec(None, [], {}, sets=["gateway.port=1", "engine.cpu_kv_cache_gib=1024"]).spec
+    replaced = Replaced(before, 3)
+    assert replaced.memory() > 3 * 2.5 * GIB
+    with pytest.raises(ResourceError, match=r"3 engines of about .* 1024 GiB of it KV cache"):
+        preflight(
+            after, environment_hashes={}, state=places, new_listener=False, new_engines=0, replaced=replaced
+        )
+
+
+def test_engines_of_a_checkpoint_that_is_gone_are_not_counted_on(places: Path) -> None:
+    gone = SPEC.model_copy(update={"model": SPEC.model.model_copy(update={"source": "/no/checkpoint"})})
+    assert Replaced(gone, 2).memory() == 0
+
+
+def test_a_port_of_another_release_is_said_to_be_its(places: Path) -> None:
+    folder = places / "tri-serve" / "releases" / "blue"
+    folder.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        gateway = GatewaySpec(port=port)
+        with pytest.raises(ResourceError, match=f"taken by pid {os.getpid()}"):
+            check_port(gateway)
+        state = FleetState(
+            release="blue",
+            phase=FleetPhase.RUNNING,
+            url=f"http://127.0.0.1:{port}",
+            model="m",
+            source="s",
+            engine="e",
+            supervisor=SupervisorState.current("token"),
+            replicas=(),
+            gateway=GatewayState(phase="running", since=1.0, log="/g"),
+        )
+        (folder / "state.json").write_text(state.model_dump_json())
+        with pytest.raises(ResourceError, match=r"is taken by your release blue$") as refused:
+            check_port(gateway)
+        assert "tri-serve down -r blue" in (refused.value.hint or "")
+        (folder / "state.json").write_text("{")
+        with pytest.raises(ResourceError, match=f"taken by pid {os.getpid()}"):
+            check_port(gateway)
+    check_port(gateway)

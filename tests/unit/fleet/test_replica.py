@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from tri_serve.errors import EngineStartError
+from tri_serve.errors import EngineStartError, LaunchError
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.replica import EngineLike, Replica
 from tri_serve.fleet.state import ReplicaPhase
@@ -45,7 +45,7 @@ class Place:
         self.engines: list[PretendEngine] = []
         self.phases: list[ReplicaPhase] = []
         self.drained: list[str] = []
-        self.faults: list[OSError] = []
+        self.faults: list[Exception] = []
         self._outcomes = list(outcomes)
         self.replica = Replica(
             "replica-0",
@@ -179,3 +179,19 @@ def test_what_the_system_refuses_is_tried_again() -> None:
         await place.replica.stop()
 
     asyncio.run(scenario())
+
+
+def test_an_engine_that_cannot_even_be_made_has_had_its_life() -> None:
+    """Whoever waits for the next engine has to see that there is none."""
+
+    async def scenario() -> None:
+        place = Place(limit=1)
+        place.replica.begin()
+        await place.until(ReplicaPhase.READY)
+        place.faults.append(LaunchError("no such flag"))
+        place.replica.restart()
+        await place.until(ReplicaPhase.FAILED, lives=2)
+        assert place.replica.state().error == "no such flag"
+        await place.replica.stop()
+
+    play(scenario)

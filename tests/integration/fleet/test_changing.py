@@ -323,3 +323,11 @@ def test_restart_of_what_is_not_there_names_what_is(release: Any) -> None:
     done = release.run("logs", "replica-7")
     assert done.returncode == 2
     assert "there are: gateway, replica-0, supervisor" in done.stderr
+
+
+def test_a_fleet_whose_keys_are_gone_says_that_it_lets_all_in(release: Any) -> None:
+    release.popen("keys", "create", "alice").communicate()
+    release.up()
+    (Path(release.environ["XDG_DATA_HOME"]) / "tri-serve" / "keys.json").unlink()
+    assert "no client keys are asked for any more" in release.up().stdout
+    assert release.ask().status_code == 200

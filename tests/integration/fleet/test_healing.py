@@ -114,8 +114,12 @@ def test_down_ends_what_a_killed_supervisor_and_its_guards_left(release: Any, wa
 
 def test_a_damaged_state_does_not_keep_down_from_working(release: Any, wait: Wait) -> None:
     release.up()
+    supervisor = release.state()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGSTOP)  # it writes its state anew whenever something changes
     (release.root / "state.json").write_text("{")
     assert release.run("status").returncode == 17
+    os.kill(supervisor, signal.SIGCONT)
+    (release.root / "state.json").write_text("{")
     assert release.run("down").returncode == 0
     release.nothing_left()
     assert release.run("down").stdout == "tri was not running\n"

@@ -11,6 +11,9 @@ from pydantic import Field
 from tri_serve.spec.fields import SpecModel
 from tri_serve.spec.gateway import GatewayLimits, GatewayTimeouts
 
+CONTROL_LINE_LIMIT = 8 * 1024 * 1024
+"""Bytes of one line between first process and worker: a roster of thousands of replicas, or a report."""
+
 
 class ReplicaAddress(SpecModel):
     """One engine, as the roster's source names it."""

@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 
 from tri_serve.gateway import exchange as exchanges
-from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
+from tri_serve.gateway.config import CONTROL_LINE_LIMIT, GatewayConfig, ReplicaAddress
 from tri_serve.gateway.exchange import Exchange
 from tri_serve.gateway.keys import ClientKeys
 from tri_serve.gateway.ledger import DOUBT_SECONDS, Ledger, Replica
@@ -37,8 +37,6 @@ BACKLOG = 2_048
 FLUSH_SECONDS = 2.0
 # A thousand requests that fail at once are one doubt.
 DOUBT_PAUSE_SECONDS = 0.02
-# One line of the control channel: a roster of thousands of replicas, or a worker's report.
-LINE_LIMIT = 8 * 1024 * 1024
 
 log = logging.getLogger("tri_serve.gateway")
 
@@ -191,7 +189,7 @@ async def serve(listen_fd: int, control_fd: int) -> None:
     """Run one worker until the first process says to drain, or is gone."""
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_unix_connection(
-        sock=socket.socket(fileno=control_fd), limit=LINE_LIMIT
+        sock=socket.socket(fileno=control_fd), limit=CONTROL_LINE_LIMIT
     )
     config = GatewayConfig.model_validate_json(await reader.readline())
     worker = Worker(config, loop)

@@ -10,7 +10,7 @@ import socket
 import sys
 from typing import Any
 
-from tri_serve.gateway.config import GatewayConfig
+from tri_serve.gateway.config import CONTROL_LINE_LIMIT, GatewayConfig
 from tri_serve.gateway.metrics import Totals
 from tri_serve.gateway.roster import Roster
 
@@ -20,7 +20,6 @@ REPORT_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 SOUND_AFTER_SECONDS = 10.0
-LINE_LIMIT = 8 * 1024 * 1024
 
 log = logging.getLogger("tri_serve.gateway")
 
@@ -155,7 +154,7 @@ class Workers:
                 stdin=asyncio.subprocess.DEVNULL,
             )
         process.pid = child.pid
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LINE_LIMIT)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=CONTROL_LINE_LIMIT)
         process.writer = writer
         writer.write(self._config.model_dump_json().encode() + b"\n")
         process.send({"roster": self._roster.as_json()})

@@ -133,8 +133,7 @@ def _converge(paths: ReleasePaths, desired: Desired, times: Times) -> None:
 def _revive(paths: ReleasePaths, state: FleetState) -> bool:
     """Start again what died so often that it was given up; False if nothing had been."""
     given_up = [replica.name for replica in state.replicas if replica.phase is ReplicaPhase.FAILED]
-    if state.gateway.phase == "failed":
-        given_up.append("gateway")
+    given_up += [gateway.name for gateway in state.gateways if gateway.phase == "failed"]
     for name in given_up:
         click.echo(f"→ start {name} again, which was given up")
         with goes_on("the start", views.release_flag(paths.release)), steps() as view:
@@ -234,8 +233,9 @@ def _abandon(paths: ReleasePaths, supervisor: detached.Supervisor) -> None:
 
 
 def _show_state(view: Steps, state: FleetState, earlier: float | None) -> None:
-    if state.gateway.phase == "running":
-        view.show("gateway", state.url, "done")
+    for gateway in state.gateways:
+        if gateway.phase == "running":
+            view.show(gateway.name, gateway.url or state.url, "done")
     for replica in state.replicas:
         if replica.phase is ReplicaPhase.READY:
             view.show(replica.name, "; ".join(views.replica_notes(replica)[:1]) or "ready", "done")
@@ -269,7 +269,7 @@ def _first_answer(state: FleetState, question: str) -> None:
     from tri_serve.fleet.conversation import ChatServer
 
     key = os.environ.get(KEY_VARIABLE) or None
-    if state.gateway.client_keys and key is None:
+    if any(gateway.client_keys for gateway in state.gateways) and key is None:
         click.echo(f"(no client key in {KEY_VARIABLE}: the fleet was not asked anything)\n")
         return
     click.echo(f"\n> {question}")

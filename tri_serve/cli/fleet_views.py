@@ -14,7 +14,7 @@ from tri_serve.cli.output import print_table
 
 if TYPE_CHECKING:
     from tri_serve.fleet.detached import Found
-    from tri_serve.fleet.state import FleetState, ReplicaState
+    from tri_serve.fleet.state import FleetState, GatewayState, ReplicaState
 
 QUESTION = "자기소개를 해 주세요."
 """\"Please introduce yourself\": good for any model, and the tiny checkpoint was taught to answer it."""
@@ -51,7 +51,7 @@ def word(state: FleetState, *, alive: bool) -> str:
 
 def print_usage(state: FleetState) -> None:
     """What to do with a fleet that is ready: every line can be copied."""
-    key = state.gateway.client_keys > 0
+    key = any(gateway.client_keys for gateway in state.gateways)
     body = json.dumps(
         {"model": state.model, "messages": [{"role": "user", "content": QUESTION}]}, ensure_ascii=False
     )
@@ -111,6 +111,23 @@ def replica_notes(replica: ReplicaState) -> list[str]:
     return lines
 
 
+def gateway_notes(gateway: GatewayState) -> list[str]:
+    """What there is to say of a gateway beside the table."""
+    count = len(gateway.workers)
+    keys = f"{gateway.client_keys} client key{'s' if gateway.client_keys != 1 else ''}"
+    notes = [f"{count} worker{'s' if count != 1 else ''}"]
+    if gateway.locked:
+        notes.append("every client key is disabled: nobody is let in")
+    else:
+        notes.append(keys if gateway.client_keys else "no client keys asked for")
+    lines = [", ".join(notes)]
+    if gateway.admin_port:
+        lines.append(f"metrics at http://127.0.0.1:{gateway.admin_port}/metrics")
+    if gateway.error:
+        lines.append(f"last failure: {gateway.error}")
+    return lines
+
+
 def print_status(state: FleetState, *, alive: bool) -> None:
     """One release in full."""
     now = time.time()
@@ -138,35 +155,19 @@ def print_status(state: FleetState, *, alive: bool) -> None:
         (r.name, r.phase.value, r.pid, r.port, duration(now - r.since), r.restarts, r.in_flight)
         for r in state.replicas
     ]
-    gateway = state.gateway
     port = int(state.url.rpartition(":")[2])
-    rows.append(
-        (
-            "gateway",
-            gateway.phase,
-            gateway.pid,
-            port,
-            duration(now - gateway.since),
-            gateway.restarts,
-            gateway.in_flight,
-        )
-    )
+    rows += [
+        (g.name, g.phase, g.pid, port, duration(now - g.since), g.restarts, g.in_flight)
+        for g in state.gateways
+    ]
     print_table(("name", "state", "pid", "port", "since", "restarts", "in flight"), rows)
     click.echo()
     for replica in state.replicas:
         for line in replica_notes(replica):
             click.echo(f"{replica.name}: {line}")
-    keys = f"{gateway.client_keys} client key{'s' if gateway.client_keys != 1 else ''}"
-    notes = [f"{gateway.workers} worker{'s' if gateway.workers != 1 else ''}"]
-    if gateway.locked:
-        notes.append("every client key is disabled: nobody is let in")
-    else:
-        notes.append(keys if gateway.client_keys else "no client keys asked for")
-    click.echo(f"gateway: {', '.join(notes)}")
-    if gateway.admin_port:
-        click.echo(f"gateway: metrics at http://127.0.0.1:{gateway.admin_port}/metrics")
-    if gateway.error:
-        click.echo(f"gateway: last failure: {gateway.error}")
+    for gateway in state.gateways:
+        for line in gateway_notes(gateway):
+            click.echo(f"{gateway.name}: {line}")
 
 
 def print_releases(found: dict[str, Found]) -> None:
@@ -192,8 +193,9 @@ def status_data(state: FleetState, *, alive: bool) -> dict[str, Any]:
     condition = word(state, alive=alive)
     if condition == "stale":  # the last written phases are nobody's any more
         data["phase"] = condition
-        data["gateway"]["ready"] = False
-        for part in (data["gateway"], *data["replicas"]):
+        for gateway in data["gateways"]:
+            gateway["ready"] = False
+        for part in (*data["gateways"], *data["replicas"]):
             part["phase"] = "unknown"
     return {
         "release": state.release,

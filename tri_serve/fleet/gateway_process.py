@@ -18,7 +18,7 @@ from tri_serve.errors import ConnectionFailedError, GatewayStartError, ResourceE
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.keys import NOBODY
 from tri_serve.fleet.release import ReleasePaths
-from tri_serve.fleet.state import GatewayState, write_private
+from tri_serve.fleet.state import GatewayState, WorkerState, write_private
 from tri_serve.fleet.unix_http import unix_request
 from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
 from tri_serve.process.child import Child
@@ -156,7 +156,8 @@ class GatewayProcess:
             since=self._since,
             pid=self._current.child.pid if self._current else None,
             ready=bool(status and status.get("ready")),
-            workers=len(workers),
+            workers=tuple(WorkerState.model_validate(worker) for worker in workers),
+            worker_restarts=(status or {}).get("worker_restarts", 0),
             admin_port=(status or {}).get("admin_port"),
             in_flight=sum(worker.get("in_flight", 0) for worker in workers) if status else None,
             restarts=self.restarts,

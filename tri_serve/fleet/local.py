@@ -24,7 +24,6 @@ from tri_serve.fleet.state import (
     ErrorState,
     FleetPhase,
     FleetState,
-    GatewayState,
     ReplicaPhase,
     SupervisorState,
     write_private,
@@ -42,7 +41,6 @@ LOG_BYTES = 16 * 1024 * 1024
 """Each log keeps this much, and as much again in <name>.log.1."""
 _HOUSEKEEPING = 10.0
 _ON_THE_WAY = (ReplicaPhase.STARTING, ReplicaPhase.LOADING, ReplicaPhase.WARMING)
-_NO_GATEWAY = GatewayState(phase="stopped", since=0.0, log="")
 Progress = Callable[[str], None]
 Prepare = Callable[[Spec], Prepared]
 
@@ -157,7 +155,7 @@ class LocalFleet:
                 replica.state().model_copy(update={"in_flight": load.get(replica.name)})
                 for replica in self._replicas
             ),
-            gateway=self._gateway.state(status) if self._gateway else _NO_GATEWAY,
+            gateways=(self._gateway.state(status),) if self._gateway else (),
             error=self._error,
         )
 

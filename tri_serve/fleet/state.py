@@ -94,13 +94,29 @@ class ReplicaState(StateModel):
     phase: ReplicaPhase
     since: float
     """Unix time at which the phase began."""
+    node: str = ""
+    """The machine that its engine runs on, by name or address."""
+    device: str | None = None
+    """``cpu``, or ``cuda:0,1``: the GPUs that are its own."""
     pid: int | None = None
+    core_pids: tuple[int, ...] = ()
+    """The engine's processes that hold the model."""
+    host: str | None = None
     port: int | None = None
     restarts: int = 0
     phase_seconds: dict[str, float] = {}
+    earlier_seconds: float | None = None
+    """How long the last start in this place took, from spawn to ready; None if there was none."""
     kv_cache_tokens: int | None = None
     linear_kernel: str | None = None
     in_flight: int | None = None
+    """Requests that the gateways have running there."""
+    running: int | None = None
+    """Requests that the engine computes now, as it says."""
+    waiting: int | None = None
+    """Requests that wait in the engine."""
+    tokens_per_second: float | None = None
+    """Tokens generated over the last seconds."""
     error: str | None = None
     """Why its engine last died or did not start."""
     retry: float | None = None
@@ -108,14 +124,29 @@ class ReplicaState(StateModel):
     log: str
 
 
-class GatewayState(StateModel):
-    """The gateway process."""
+class WorkerState(StateModel):
+    """One worker of a gateway."""
 
+    pid: int | None = None
+    up: bool = False
+    connections: int = 0
+    in_flight: int = 0
+
+
+class GatewayState(StateModel):
+    """One gateway: its first process, and the workers."""
+
+    name: str = "gateway"
+    """``gateway`` where there is one; ``gateway@NODE`` on a cluster."""
     phase: Literal["starting", "running", "waiting", "failed", "stopped"]
     since: float
+    node: str = ""
+    url: str | None = None
+    """Where clients connect; None before its socket is bound."""
     pid: int | None = None
     ready: bool = False
-    workers: int = 0
+    workers: tuple[WorkerState, ...] = ()
+    worker_restarts: int = 0
     admin_port: int | None = None
     in_flight: int | None = None
     restarts: int = 0
@@ -127,24 +158,48 @@ class GatewayState(StateModel):
     log: str
 
 
+class RayState(StateModel):
+    """The Ray that supervises a fleet."""
+
+    phase: Literal["starting", "running", "waiting", "failed", "stopped"]
+    address: str | None = None
+    """``HOST:PORT`` of its head."""
+    private: bool = True
+    """Started for this release alone; False: the user's own cluster."""
+    processes: dict[str, int] = {}
+    """Its own processes on this machine by name (``gcs_server``, ``raylet``)."""
+    nodes: int = 0
+    restarts: int = 0
+    error: str | None = None
+    """Why it last died."""
+
+
 class FleetState(StateModel):
     """A whole fleet."""
 
     release: str
     phase: FleetPhase
+    target: str = "local"
     url: str
     model: str
     source: str
     engine: str
     supervisor: SupervisorState
+    ray: RayState | None = None
+    """None: the supervisor runs engines and gateway as its own children."""
     replicas: tuple[ReplicaState, ...]
-    gateway: GatewayState
+    desired_replicas: int = 1
+    """How many the fleet is to have now; an autoscaled fleet changes it."""
+    autoscaling: tuple[int, int] | None = None
+    """Fewest and most replicas, if their number follows the load."""
+    gateways: tuple[GatewayState, ...]
     error: ErrorState | None = None
 
     @property
     def ready(self) -> bool:
         """Whether a request would be answered now."""
-        return self.phase in (FleetPhase.RUNNING, FleetPhase.CHANGING) and self.gateway.ready
+        up = self.phase in (FleetPhase.RUNNING, FleetPhase.CHANGING)
+        return up and bool(self.gateways) and all(gateway.ready for gateway in self.gateways)
 
 
 def boot_id() -> str:

@@ -63,7 +63,7 @@ def test_a_gateway_setting_is_changed_without_a_failed_request(release: Any) -> 
     assert "replace the gateway process; its port stays open" in done.stdout
     assert set(outcomes) == {200}
     after = release.state()
-    assert after["gateway"]["pid"] != before["gateway"]["pid"]
+    assert after["gateways"][0]["pid"] != before["gateways"][0]["pid"]
     assert after["replicas"][0]["pid"] == before["replicas"][0]["pid"]
     assert release.ask(body={"padding": "x" * 3000}).status_code == 413
 
@@ -89,7 +89,7 @@ def test_what_cannot_work_is_refused_before_an_engine_ends(
     assert "nothing is changed: tri goes on as it was" in done.stderr
     after = release.state()
     assert after["replicas"][0]["pid"] == before["replicas"][0]["pid"]
-    assert after["gateway"]["pid"] == before["gateway"]["pid"]
+    assert after["gateways"][0]["pid"] == before["gateways"][0]["pid"]
 
 
 def test_the_supervisor_refuses_what_no_engine_takes_whoever_asks(release: Any) -> None:
@@ -172,9 +172,9 @@ def test_a_restart_that_fails_ends_with_the_error(release: Any, tmp_path: Path) 
 
 def test_a_renewed_gateway_counts_from_its_own_start(release: Any) -> None:
     release.up()
-    before = release.state()["gateway"]["since"]
+    before = release.state()["gateways"][0]["since"]
     assert release.run("restart", "gateway").returncode == 0
-    assert release.state()["gateway"]["since"] > before
+    assert release.state()["gateways"][0]["since"] > before
 
 
 def test_a_running_answer_outlives_the_gateway_that_gives_it(release: Any) -> None:
@@ -197,7 +197,7 @@ def test_another_engine_setting_replaces_the_engines_one_by_one(release: Any) ->
     assert "replace the engines, one after the other" in done.stdout
     assert set(outcomes) == {200}
     after = release.state()
-    assert after["gateway"]["pid"] == before["gateway"]["pid"]
+    assert after["gateways"][0]["pid"] == before["gateways"][0]["pid"]
     assert not {r["pid"] for r in before["replicas"]} & {r["pid"] for r in after["replicas"]}
 
 
@@ -229,7 +229,7 @@ def test_a_gateway_that_does_not_start_takes_the_engines_change_back_too(
     assert done.returncode == 16
     assert "going back" in done.stderr
     wait(lambda: [r["phase"] for r in release.state()["replicas"]] == ["ready"] * 2)
-    wait(lambda: release.state()["gateway"]["ready"])
+    wait(lambda: release.state()["gateways"][0]["ready"])
     assert [release.ask().status_code for _ in range(4)] == [200] * 4
     assert "runs this spec already" in release.up("--set", "fleet.replicas=2").stdout
 
@@ -267,9 +267,9 @@ def test_the_gateway_moves_to_another_address_on_the_same_port(release: Any) -> 
 def test_a_gateway_that_moved_is_still_restarted_when_it_dies(release: Any, wait: Wait) -> None:
     release.up()
     release.up("--set", "gateway.host=0.0.0.0", "--set", "gateway.allow_unauthenticated=true")
-    pid = release.state()["gateway"]["pid"]
+    pid = release.state()["gateways"][0]["pid"]
     os.kill(pid, signal.SIGKILL)
-    wait(lambda: release.state()["gateway"]["ready"] and release.state()["gateway"]["pid"] != pid)
+    wait(lambda: release.state()["gateways"][0]["ready"] and release.state()["gateways"][0]["pid"] != pid)
     assert release.ask().status_code == 200
 
 
@@ -303,7 +303,7 @@ def test_a_fixed_admin_port_survives_a_change_of_the_gateway(release: Any) -> No
     release.up()
     release.up("--set", "gateway.workers=2")
     state = release.state()
-    assert (state["gateway"]["admin_port"], state["gateway"]["workers"]) == (admin, 2)
+    assert (state["gateways"][0]["admin_port"], len(state["gateways"][0]["workers"])) == (admin, 2)
     assert release.ask().status_code == 200
 
 

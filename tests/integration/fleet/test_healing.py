@@ -54,18 +54,18 @@ def test_a_crash_loop_is_reported_and_the_others_go_on(release: Any, tmp_path: P
 
 def test_a_connection_made_while_the_gateway_is_dead_is_answered(release: Any, wait: Wait) -> None:
     release.up()
-    gateway = release.state()["gateway"]["pid"]
+    gateway = release.state()["gateways"][0]["pid"]
     os.kill(gateway, signal.SIGKILL)
     wait(lambda: not Path(f"/proc/{gateway}").exists())
     assert release.ask().status_code == 200
-    assert release.state()["gateway"]["restarts"] == 1
+    assert release.state()["gateways"][0]["restarts"] == 1
 
 
 def test_up_starts_again_what_had_been_given_up(release: Any, wait: Wait) -> None:
     release.up()
 
     def given_up() -> bool:
-        gateway = release.state()["gateway"]
+        gateway = release.state()["gateways"][0]
         if gateway["pid"] is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(gateway["pid"], signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_killed_supervisor_leaves_nothing(release: Any) -> None:
     assert "tri-serve down tidies up" in stale.stdout
     state = release.state()
     assert (state["condition"], state["phase"], state["ready"]) == ("stale", "stale", False)
-    assert {part["phase"] for part in (state["gateway"], *state["replicas"])} == {"unknown"}
+    assert {part["phase"] for part in (state["gateways"][0], *state["replicas"])} == {"unknown"}
     assert release.run("down").returncode == 0
     assert release.run("status").stderr.startswith("error: release tri is not running")
 
@@ -104,7 +104,7 @@ def test_down_ends_what_a_killed_supervisor_and_its_guards_left(release: Any, wa
     engine = state["replicas"][0]["pid"]
     guards = [
         int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        for pid in (engine, state["gateway"]["pid"])
+        for pid in (engine, state["gateways"][0]["pid"])
     ]
     for pid in (state["supervisor"]["pid"], *guards):
         os.kill(pid, signal.SIGKILL)

@@ -76,7 +76,7 @@ def test_up_again_with_the_same_spec_does_nothing(release: Any) -> None:
     assert again.stdout == f"tri runs this spec already: {release.url}/v1 (tri-tiny)\n"
     after = release.state()
     assert [r["pid"] for r in after["replicas"]] == [r["pid"] for r in before["replicas"]]
-    assert after["gateway"]["pid"] == before["gateway"]["pid"]
+    assert after["gateways"][0]["pid"] == before["gateways"][0]["pid"]
 
 
 def test_down_twice_is_no_error(release: Any) -> None:
@@ -244,7 +244,7 @@ def test_a_foreground_fleet_can_be_changed_from_elsewhere(release: Any, wait: Wa
     with release.popen("up", "--foreground") as up:
         wait(lambda: release.run("status").returncode == 0)
         assert "is changed" in release.up("--set", "gateway.workers=2").stdout
-        assert release.state()["gateway"]["workers"] == 2
+        assert len(release.state()["gateways"][0]["workers"]) == 2
         up.terminate()
         up.communicate(timeout=20)
     assert up.returncode == 0
@@ -337,5 +337,5 @@ def test_chat_says_a_servers_error_in_one_line(release: Any) -> None:
 def test_the_admin_port_of_the_status_serves_metrics(release: Any) -> None:
     release.up()
     release.ask()
-    port = release.state()["gateway"]["admin_port"]
+    port = release.state()["gateways"][0]["admin_port"]
     assert "tri_gateway_requests_total" in requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text

@@ -24,6 +24,7 @@ from tri_serve.fleet.state import (
     ReplicaPhase,
     ReplicaState,
     SupervisorState,
+    WorkerState,
 )
 
 
@@ -46,14 +47,16 @@ def fleet(
             ReplicaState(name=f"replica-{n}", phase=p, since=0.0, pid=99_999, port=65_535, log="/l")
             for n, p in enumerate(replicas)
         ),
-        gateway=GatewayState(
-            phase="running",
-            since=0.0,
-            ready=ready,
-            workers=2,
-            admin_port=65_535,
-            client_keys=client_keys,
-            log="",
+        gateways=(
+            GatewayState(
+                phase="running",
+                since=0.0,
+                ready=ready,
+                workers=(WorkerState(pid=5, up=True), WorkerState(pid=6, up=True)),
+                admin_port=65_535,
+                client_keys=client_keys,
+                log="",
+            ),
         ),
     )
 
@@ -122,7 +125,7 @@ def test_plain_steps_say_each_change_once() -> None:
 def test_nothing_of_a_stale_fleet_is_said_to_run() -> None:
     data = status_data(fleet(), alive=False)
     assert (data["condition"], data["phase"], data["ready"]) == ("stale", "stale", False)
-    assert (data["gateway"]["phase"], data["gateway"]["ready"]) == ("unknown", False)
+    assert (data["gateways"][0]["phase"], data["gateways"][0]["ready"]) == ("unknown", False)
     assert [replica["phase"] for replica in data["replicas"]] == ["unknown"]
 
 

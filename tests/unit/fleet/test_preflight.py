@@ -203,7 +203,7 @@ def test_a_port_of_another_release_is_said_to_be_its(places: Path) -> None:
             engine="e",
             supervisor=SupervisorState.current("token"),
             replicas=(),
-            gateway=GatewayState(phase="running", since=1.0, log="/g"),
+            gateways=(GatewayState(phase="running", since=1.0, log="/g"),),
         )
         (folder / "state.json").write_text(state.model_dump_json())
         with pytest.raises(ResourceError, match=r"is taken by your release blue$") as refused:

@@ -31,7 +31,7 @@ def fleet_state(phase: FleetPhase = FleetPhase.RUNNING, *, ready: bool = True) -
         engine="vllm 0.32.0",
         supervisor=SupervisorState.current("token"),
         replicas=(ReplicaState(name="replica-0", phase=ReplicaPhase.READY, since=1.0, log="/l"),),
-        gateway=GatewayState(phase="running", since=1.0, ready=ready, log="/g"),
+        gateways=(GatewayState(phase="running", since=1.0, ready=ready, log="/g"),),
     )
 
 

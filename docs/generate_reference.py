@@ -31,7 +31,7 @@ def spec_page() -> str:
         "`preset` at the top of a file names the preset that it builds on; `tri-serve presets` lists them.",
     ]
     for key in catalogue().values():
-        if key.is_section:
+        if key.has_keys:
             lines += ["", f"## {key.dotted}", "", _markdown(key.description), ""]
             lines += ["| key | takes | default | |", "|---|---|---|---|"]
             lines += [_row(child) for child in catalogue().values() if _is_child(child, key)]

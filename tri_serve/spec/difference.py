@@ -27,6 +27,8 @@ def _word(value: object) -> str:
         return str(value).lower()
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(str(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_word(item)}' for name, item in value.items())}}}"
     return "not set" if value is None else str(value)
 
 
@@ -65,6 +67,8 @@ def printable(spec: Spec) -> dict[str, object]:
 def difference(old: Spec, new: Spec) -> tuple[Change, ...]:
     """The keys whose values differ, in the order of the models. Empty: the specs are equal."""
     before, after = flat_values(old), flat_values(new)
+    _fold(before, after)
+    _fold(after, before)
     changes: list[Change] = []
     for path in dict.fromkeys((*before, *after)):
         was, is_now = before.get(path), after.get(path)
@@ -73,6 +77,14 @@ def difference(old: Spec, new: Spec) -> tuple[Change, ...]:
             continue
         changes.append(Change(".".join(path), _shown(path, was), _shown(path, is_now)))
     return tuple(changes)
+
+
+def _fold(values: dict[tuple[str, ...], object], others: dict[tuple[str, ...], object]) -> None:
+    """Where ``others`` have a plain value and ``values`` keys below it, the keys become one value."""
+    for path in [path for path in values if not isinstance(others.get(path[:-1], {}), dict)]:
+        folded = values.setdefault(path[:-1], {})
+        assert isinstance(folded, dict)
+        folded[path[-1]] = values.pop(path)
 
 
 def _shown(path: tuple[str, ...], value: object) -> object:

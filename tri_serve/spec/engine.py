@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from tri_serve.spec.fields import Seconds, SecondsOrZero, SpecModel, TokenCount
+from tri_serve.spec.fields import Seconds, SecondsOrZero, SpecModel, TokenCount, about_key
 
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Quantization = Literal["auto", "none", "awq", "gptq", "compressed-tensors"]
@@ -81,9 +80,7 @@ class EngineSpec(SpecModel):
     def _one_environment(self) -> Self:
         named = [name for name in ("python", "command", "image") if getattr(self, name) is not None]
         if len(named) > 1:
-            raise PydanticCustomError(
-                "exclusive_keys",
-                "{names} exclude each other: name one engine environment",
-                {"names": " and ".join(named), "key": named[-1]},
+            raise about_key(
+                named[-1], f"{' and '.join(named)} exclude each other: name one engine environment"
             )
         return self

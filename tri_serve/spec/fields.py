@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 
 class SpecModel(BaseModel):
@@ -19,6 +20,15 @@ class SpecModel(BaseModel):
         # A validation error would otherwise quote its input, and engine.env may hold a token.
         hide_input_in_errors=True,
     )
+
+
+ABOUT_KEY = "about_key"
+"""The type of an error that a section's own validator found, and that one of its keys is to answer for."""
+
+
+def about_key(key: str, words: str) -> PydanticCustomError:
+    """What a section's validator raises; ``key`` is dotted and counts from the section."""
+    return PydanticCustomError(ABOUT_KEY, "{words}", {"words": words, "key": key})
 
 
 DURATION_PATTERN = r"^\d+(\.\d+)?(ms|s|m|h)$"

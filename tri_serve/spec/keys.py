@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, TypeGuard, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -22,7 +22,8 @@ class Key:
     """One key: ``path`` from the top, what it is for, what it takes (in words) and its default.
 
     ``takes_only_text`` is true where no number or boolean could be meant; ``open`` where any name may stand
-    below it (engine.env).
+    below it (engine.env); ``has_keys`` where keys of ours may: in a section, and in what takes either a value
+    or keys (fleet.replicas).
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Key:
     default: object
     takes_only_text: bool
     is_section: bool
+    has_keys: bool
     open: bool
 
     @property
@@ -61,31 +63,48 @@ def _keys(
 ) -> list[Key]:
     found: list[Key] = []
     for name, field in model.model_fields.items():
-        entry = schema["properties"][name]
-        reference = entry.get("$ref")
-        if reference is not None:
-            entry = {**root["$defs"][reference.rpartition("/")[2]], "default": entry.get("default")}
-        below = _section_model(field)
+        entry = _resolved(schema["properties"][name], root)
+        below, is_section = _section_model(field)
         found.append(
             Key(
                 path=(*path, name),
-                description=_description(field, below),
+                description=_description(field, below if is_section else None),
                 allowed=describe_schema(entry),
                 required=field.is_required(),
                 default=None if field.default is PydanticUndefined else field.default,
                 takes_only_text=below is None and _kinds(entry) <= {"string", "null"},
-                is_section=below is not None,
+                is_section=is_section,
+                has_keys=below is not None,
                 open="patternProperties" in entry or ("additionalProperties" in entry and below is None),
             )
         )
         if below is not None:
-            found += _keys(below, entry, root, (*path, name))
+            inner = next(form for form in (entry, *entry.get("anyOf", ())) if "properties" in form)
+            found += _keys(below, inner, root, (*path, name))
     return found
 
 
-def _section_model(field: FieldInfo) -> type[SpecModel] | None:
+def _resolved(entry: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with what its references name put in their place; ``oneOf`` is ``anyOf`` to a reader."""
+    resolved = {name: value for name, value in entry.items() if name not in ("$ref", "oneOf")}
+    if "$ref" in entry:
+        resolved |= {**root["$defs"][entry["$ref"].rpartition("/")[2]], "default": entry.get("default")}
+    if choices := entry.get("oneOf") or entry.get("anyOf"):
+        resolved["anyOf"] = [_resolved(choice, root) for choice in choices]
+    return resolved
+
+
+def _section_model(field: FieldInfo) -> tuple[type[SpecModel] | None, bool]:
+    """The model of the keys below the field, if it has any, and whether it takes nothing but such keys."""
     annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, SpecModel) else None
+    if _is_model(annotation):
+        return annotation, True
+    forms = (get_args(form)[0] if get_origin(form) is Annotated else form for form in get_args(annotation))
+    return next(filter(_is_model, forms), None), False
+
+
+def _is_model(annotation: object) -> TypeGuard[type[SpecModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, SpecModel)
 
 
 def _description(field: FieldInfo, below: type[SpecModel] | None) -> str:

@@ -173,10 +173,16 @@ def _hint(missing: set[str], base: Preset | None) -> str | None:
 def _origins(merged: Section) -> Mapping[str, Origin]:
     origins: dict[str, Origin] = {}
     said = {path: node.origin for path, node in leaves(merged)}
+    # What takes either a value or keys.
+    choices = {path for path, key in catalogue().items() if key.has_keys and not key.is_section}
     for path, key in catalogue().items():
         if key.is_section:
             continue
         below = find(merged, path)
+        if path[:-1] in choices and not isinstance(find(merged, path[:-1]), Section):
+            continue  # a plain value stands there instead
+        if key.has_keys and isinstance(below, Section):
+            continue  # the keys below it follow
         if key.open and isinstance(below, Section) and below.children:
             origins |= {".".join(leaf): origin for leaf, origin in said.items() if leaf[: len(path)] == path}
         else:

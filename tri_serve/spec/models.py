@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
-
 from tri_serve.spec.engine import EngineSpec, ModelSpec
 from tri_serve.spec.fields import SpecModel
+from tri_serve.spec.fleet import FleetSpec
 from tri_serve.spec.gateway import GatewaySpec
-
-
-class FleetSpec(SpecModel):
-    """How many engines, and where."""
-
-    target: Literal["local"] = "local"
-    """Where the fleet runs: this machine."""
-    replicas: Annotated[int, Field(ge=1, le=64)] = 1
-    """Engines behind the gateway."""
 
 
 class Spec(SpecModel):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tri_serve.errors import SpecError
+from tri_serve.spec.fields import ABOUT_KEY
 from tri_serve.spec.keys import Key, catalogue, nearest, variable_name
 from tri_serve.spec.origin import DEFAULT, Origin
 from tri_serve.spec.secrets import is_secret_path
@@ -61,7 +62,7 @@ def _structure(section: Section, path: tuple[str, ...]) -> Iterator[Problem]:
         key = known.get(here)
         if key is None:
             yield Problem(node.origin, ".".join(here), _unknown(here, node.origin))
-        elif key.is_section and isinstance(node, Section):
+        elif key.has_keys and isinstance(node, Section):
             yield from _structure(node, here)
         elif key.is_section and not is_null(node):
             yield Problem(node.origin, key.dotted, f"found {describe(node)}; takes {key.allowed}")
@@ -75,7 +76,7 @@ def known_part(section: Section, path: tuple[str, ...] = ()) -> Section:
         key = known.get((*path, name))
         if key is None or (key.is_section and isinstance(node, Items)):
             continue
-        if key.is_section and isinstance(node, Section):
+        if key.has_keys and isinstance(node, Section):
             children[name] = known_part(node, key.path)
         elif not key.is_section or is_null(node):
             children[name] = node
@@ -102,7 +103,7 @@ def validation_problems(error: ValidationError, merged: Section) -> Iterator[Pro
 
 def _of_details(details: ErrorDetails, merged: Section) -> Problem:
     # Validators of map keys and unions add parts such as '[key]' that are no keys of ours.
-    path: tuple[str | int, ...] = details["loc"]
+    path = tuple(part for part in details["loc"] if not (isinstance(part, str) and part.startswith("[")))
     while path and find(merged, path) is None and details["type"] != "missing":
         path = path[:-1]
     dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
@@ -115,9 +116,9 @@ def _of_details(details: ErrorDetails, merged: Section) -> Problem:
     if details["type"] == "missing":
         allowed = f"; takes {key.allowed}" if key else ""
         return Problem(DEFAULT, dotted, f"required, and nothing gives it{allowed}")
-    if details["type"] == "exclusive_keys":
-        # Found on the whole section; the place to look at is the last of the keys.
-        inner = (*names, details["ctx"]["key"])
+    if details["type"] == ABOUT_KEY:
+        # Found on the whole section; the place to look at is the key that it names.
+        inner = (*names, *details["ctx"]["key"].split("."))
         said = find(merged, inner)
         return Problem(said.origin if said else origin, ".".join(inner), details["msg"])
     if details["type"] == "value_error":

@@ -53,6 +53,9 @@ def _property(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, A
 
 
 def _nullable(entry: dict[str, Any]) -> dict[str, Any]:
+    if "oneOf" in entry:
+        # Null would be one too many for oneOf where a form of its own takes it.
+        entry = {"anyOf" if name == "oneOf" else name: value for name, value in entry.items()}
     if "anyOf" in entry:
         choices = [choice for choice in entry["anyOf"] if choice != {"type": "null"}]
         return {**entry, "anyOf": [*choices, {"type": "null"}]}

@@ -27,12 +27,20 @@ def starter_file(preset: Preset) -> str:
         *_comment(preset.summary + ".", 0),
         f"preset: {preset.name}",
     ]
+    choice: Key | None = None  # what takes a value or keys, while its keys are written
     for key in catalogue().values():
         depth = len(key.path) - 1
         if depth == 0:
             lines.append("")
+        if choice is not None and key.path[:-1] == choice.path:
+            lines += _alternative(key, depth)
+            continue
+        choice = key if key.has_keys and not key.is_section else None
         lines += _comment(key.description, depth)
         lines.append(_line(key, preset, depth))
+        if choice is not None:
+            lines += _comment("Or, in place of that value:", depth)
+            lines.append(f"{'  ' * depth}#   {key.path[-1]}:")
     lines += [
         "",
         f"# A variable such as {variable_name(('gateway', 'port'))} overrides what stands here.",
@@ -44,6 +52,14 @@ def _comment(text: str, depth: int) -> list[str]:
     indent = "  " * depth
     wrapped = textwrap.wrap(text.replace("``", "`"), _WIDTH - len(indent) - 2, break_on_hyphens=False)
     return [f"{indent}# {line}" for line in wrapped]
+
+
+def _alternative(key: Key, depth: int) -> list[str]:
+    """A key that excludes the value written above it: comment through and through."""
+    indent, inner = "  " * (depth - 1), "  "
+    value = yaml_word(key.default) if not key.required else f" # yours to give: {key.allowed}"
+    described = (f"{indent}#   {inner}{line.lstrip()}" for line in _comment(key.description, depth + 2))
+    return [*described, f"{indent}#   {inner}{key.path[-1]}: {value}"]
 
 
 def _line(key: Key, preset: Preset, depth: int) -> str:

@@ -23,7 +23,7 @@ UNKNOWN_KEYS = [
     ),
     ("port: 8001", "port: unknown key; the nearest is gateway.port"),
     ("gateway.port: 8001", "gateway.port: unknown key; write port in the section gateway"),
-    ("fleet: {zzz: 1}", "fleet.zzz: unknown key; allowed here: target, replicas"),
+    ("fleet: {zzz: 1}", "fleet.zzz: unknown key; allowed here: target, supervisor, replicas, ray"),
     ("gateway: {port: {x: 1}}", "gateway.port: found a section (x); takes a whole number from 1 to 65535"),
 ]
 
@@ -68,7 +68,7 @@ WRONG_VALUES = [
         "found the text '8q'; takes a whole number from 1 to 16777216 or text such as 8k",
     ),
     ("model: {max_model_len: 1.5K}", "found the text '1.5K'; takes a whole number"),
-    ("fleet: {target: moon}", "fleet.target: found the text 'moon'; takes only local"),
+    ("fleet: {target: moon}", "fleet.target: found the text 'moon'; takes one of local, ray"),
     ("engine: {python: a, image: b}", "engine.image: python and image exclude each other"),
 ]
 

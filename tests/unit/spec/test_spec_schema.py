@@ -22,6 +22,9 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 def schema_at(schema: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     node = schema
     for name in path:
+        node = next(
+            choice for choice in node.get("anyOf", [node]) if "$ref" in choice or "properties" in choice
+        )
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]
         node = node["properties"][name]

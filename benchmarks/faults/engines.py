@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .figures import seconds, spread, table
+from .figures import seconds, sentence, spread, table
 from .fleet import Fleet
 from .kills import Kill, Say, Timing, kill_in_turn, product_calm
 from .result import Result, examples, request_rows
@@ -92,7 +92,7 @@ def _table(records: list[Record], kills: list[Kill]) -> str:
         [
             table(["killed", "times", "ready again: min", "median", "max"], rows),
             table(["what clients saw", "not streamed", "streams"], request_rows(records)),
-            f"At the kills the clients were: {_phases(kills)}.",
+            sentence(f"At the kills the clients were: {_phases(kills)}."),
         ]
     )
 

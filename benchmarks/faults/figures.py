@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+import textwrap
 from collections.abc import Sequence
 
 WIDTH = 80
@@ -23,7 +25,7 @@ def spread(values: Sequence[float]) -> dict[str, float | int | None]:
     return {
         "count": len(values),
         "min": min(values),
-        "median": percentile(values, 0.5),
+        "median": statistics.median(values),
         "max": max(values),
     }
 
@@ -57,3 +59,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     if len(lines[0]) > WIDTH:
         raise ValueError(f"a table of {len(lines[0])} columns")
     return "\n".join(lines)
+
+
+def sentence(text: str) -> str:
+    """A sentence, wrapped as the tables are."""
+    return textwrap.fill(text, WIDTH)

@@ -13,6 +13,7 @@ from benchmarks.gateway.machine import facts
 
 from .engines import engines
 from .fleet import Fleet, Plan
+from .gateways import gateway, workers
 from .kills import Say
 from .result import Result
 
@@ -35,6 +36,8 @@ class Scenario(Protocol):
 
 SCENARIOS: dict[str, Scenario] = {
     "engines": engines,
+    "workers": workers,
+    "gateway": gateway,
 }
 WORKERS = {"workers": 2}
 """Workers of the gateway, where a scenario needs more than one."""

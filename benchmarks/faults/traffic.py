@@ -30,7 +30,8 @@ class Record:
     ask: str
     stream: bool
     began: float
-    connected: float | None
+    opened: float | None
+    """When its connection was opened, which may have been for an earlier request; None: it could not be."""
     first: float | None
     """When the first byte of a body came."""
     ended: float
@@ -38,8 +39,6 @@ class Record:
     detail: str
     request_id: str
     local_port: int | None
-    reused: bool
-    """The connection had served another request before."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -103,6 +102,7 @@ class Client:
         self._silence = silence
         self._random = random.Random(number)
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._opened = 0.0
 
     async def run(self, stopping: asyncio.Event, records: list[Record]) -> None:
         """Until ``stopping`` is set; a request that runs then is waited for."""
@@ -124,19 +124,19 @@ class Client:
         seen.stream = ask.stream
         response = _Response(answer, seen)
         reused = self._connection is not None and not self._connection[0].at_eof()
-        connected: float | None = None
+        opened = self._opened if reused else None
         try:
             async with asyncio.timeout(self._silence):
                 if not reused:
                     self._drop()
                     seen.phase = "connecting"
                     self._connection = await asyncio.open_connection(self._host, self._port)
-                connected = time.monotonic()
+                    self._opened = opened = time.monotonic()
         except TimeoutError:
             answer.silent = True
         except OSError as error:
             answer.refused, answer.error = True, _words(error)
-        if self._connection is not None and connected is not None:
+        if self._connection is not None and opened is not None:
             seen.local_port = self._connection[1].get_extra_info("sockname")[1]
             seen.phase = "waiting"
             await self._converse(*self._connection, ask, answer, response)
@@ -148,14 +148,13 @@ class Client:
             ask=ask.name,
             stream=ask.stream,
             began=began,
-            connected=connected,
+            opened=opened,
             first=response.first,
             ended=time.monotonic(),
             outcome=verdict.outcome,
             detail=verdict.detail,
             request_id=response.request_id,
             local_port=seen.local_port,
-            reused=reused,
         )
 
     async def _converse(

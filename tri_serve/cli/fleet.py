@@ -1,23 +1,34 @@
-"""``tri-serve up``, ``status``, ``logs``, ``restart`` and ``down``: the fleet of a release on this machine."""
+"""``tri-serve up``, ``status``, ``logs``, ``scale``, ``restart`` and ``down``: the fleet of a release."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from tri_serve.cli.options import SpecSelection, output_option, release_option, spec_options
+from tri_serve.cli.options import (
+    MOST_REPLICAS,
+    SpecSelection,
+    fleet_options,
+    output_option,
+    release_option,
+    spec_options,
+)
 
 if TYPE_CHECKING:
     from tri_serve.fleet.release import ReleasePaths
 
 NOT_READY = 1
 """Exit code of `status` for a fleet that runs but cannot answer yet, or no more."""
+_SOURCES = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+"""Colours that tell logs apart. None is red: that would look like an error."""
 
 
 @click.command()
 @spec_options
+@fleet_options
 @release_option
 @click.option(
     "--foreground", is_flag=True, help="Stay in the foreground, as systemd wants it; Ctrl-C stops all."
@@ -52,21 +63,37 @@ def up(selection: SpecSelection, release: str, foreground: bool, timeout: float 
 @click.command()
 @release_option
 @output_option()
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(min=0.2),
+    metavar="[SECONDS]",
+    help="Show it again every 2 (or so many) seconds, in place, until Ctrl-C.",
+)
 @click.pass_context
-def status(context: click.Context, release: str, output: str) -> None:
+def status(context: click.Context, release: str, output: str, watch: float | None) -> None:
     """Show gateway and replicas of a release.
 
     Without -r and with several releases: one line for each. Exit code 0: the gateway answers requests; 1: it
     runs but does not; 17: nothing runs.
     """
     from tri_serve.cli import fleet_views as views
+    from tri_serve.cli.fleet_status import print_status
     from tri_serve.cli.output import print_data
-    from tri_serve.errors import FleetError
+    from tri_serve.errors import FleetError, UsageError
     from tri_serve.fleet.detached import current_fleet
     from tri_serve.fleet.release import known_releases, release_paths
 
     chosen = context.get_parameter_source("release") is not ParameterSource.DEFAULT
     names = known_releases()
+    if watch is not None:
+        if output != "table":
+            raise UsageError(f"--watch is for people; repeat the command for -o {output}")
+        if not chosen and len(names) > 1:
+            raise UsageError(f"--watch shows one release: name it with -r; there are: {', '.join(names)}")
+        _watch(release if chosen or not names else names[0], watch)
+        return
     if not chosen and len(names) > 1:
         all_found = {name: fleet for name in names if (fleet := current_fleet(release_paths(name)))}
         if output == "table":
@@ -82,12 +109,37 @@ def status(context: click.Context, release: str, output: str) -> None:
             f"release {release} is not running", hint=f"tri-serve up{views.release_flag(release)}"
         )
     if output == "table":
-        views.print_status(found.state, alive=found.alive)
+        print_status(found.state, alive=found.alive)
     else:
         print_data(views.status_data(found.state, alive=found.alive), output)
     if not found.alive:
         context.exit(FleetError.exit_code)
     context.exit(0 if found.state.ready else NOT_READY)
+
+
+def _watch(release: str, seconds: float) -> None:
+    """The status of a release again and again; Ctrl-C is how it is meant to end."""
+    from tri_serve.cli.fleet_status import room, status_lines, watch
+    from tri_serve.errors import FleetError
+    from tri_serve.fleet.detached import current_fleet
+    from tri_serve.fleet.release import release_paths
+
+    def looks() -> Iterator[list[str]]:
+        while True:
+            try:
+                found = current_fleet(release_paths(release))
+            except FleetError as error:  # it may answer again
+                yield [f"{release}: {error}"]
+                continue
+            if found is None:
+                yield [f"{release}: not running"]
+            else:
+                yield status_lines(found.state, alive=found.alive, width=room())
+
+    try:
+        watch(looks(), seconds)
+    except KeyboardInterrupt:
+        return
 
 
 @click.command()
@@ -112,16 +164,42 @@ def logs(name: str | None, release: str, follow: bool, count: int) -> None:
     files = log_files(release_paths(release), name)
     if not files:
         raise FleetError(f"release {release} has no logs yet", hint="tri-serve status shows what runs")
+    width = max(map(len, files))
+    colours = {each: _SOURCES[index % len(_SOURCES)] for index, each in enumerate(files)}
+
+    def show(each: str, line: str) -> None:
+        prefix = f"{click.style(f'{each:<{width}}', fg=colours[each])} | " if len(files) > 1 else ""
+        click.echo(prefix + line)
+
     offsets: dict[str, int] = {}
     for each, path in files.items():
         lines, offsets[each] = last_lines(path, count)
-        if len(files) > 1 and lines:
-            click.echo(click.style(f"==> {each} <==", bold=True))
         for line in lines:
-            click.echo(line)
+            show(each, line)
     if follow:
         for each, line in follow_files(files, offsets, lambda: True):
-            click.echo(f"{click.style(each, bold=True)} | {line}" if len(files) > 1 else line)
+            show(each, line)
+
+
+@click.command()
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, MOST_REPLICAS),
+    metavar="N",
+    required=True,
+    help="How many to run.",
+)
+@release_option
+def scale(replicas: int, release: str) -> None:
+    """Run another number of replicas, without losing a request.
+
+    More: memory or GPUs are checked first, then the new engines start beside the others. Fewer: the last ones get
+    no new requests, finish what they have, and stop. All else stays as it was last applied; the next
+    `tri-serve up` brings back the number that its spec says.
+    """
+    from tri_serve.cli import fleet_change
+
+    fleet_change.scale(_running(release), replicas)
 
 
 @click.command()
@@ -132,13 +210,9 @@ def restart(name: str | None, release: str) -> None:
 
     An engine finishes what it has running first. The gateway's port stays open meanwhile.
     """
-    from tri_serve.cli.fleet_views import release_flag
-    from tri_serve.cli.progress import goes_on, show_line, steps
-    from tri_serve.fleet import detached
+    from tri_serve.cli import fleet_change
 
-    paths = _running(release)
-    with goes_on("the restart", release_flag(release)), steps() as view:
-        detached.restart(paths, name, lambda line: show_line(view, line))
+    fleet_change.restart(_running(release), name)
     click.echo(f"{name or 'every engine'} restarted")
 
 
@@ -155,12 +229,19 @@ def down(release: str, timeout: float | None) -> None:
 
     Running answers may finish first: the gateway takes no new ones, then the engines stop.
     """
+    from contextlib import ExitStack
+
+    from tri_serve.cli.fleet_views import release_flag
+    from tri_serve.cli.progress import SupervisorLines, goes_on, steps
     from tri_serve.fleet import detached
     from tri_serve.fleet.release import release_paths
 
-    stopped = detached.stop(
-        release_paths(release), timeout=timeout, progress=lambda line: click.echo(line, err=True)
-    )
+    paths = release_paths(release)
+    with ExitStack() as shown:
+        if _lives(paths):
+            shown.enter_context(goes_on("the stop", release_flag(release)))
+        view = shown.enter_context(steps())
+        stopped = detached.stop(paths, timeout=timeout, progress=SupervisorLines(view, release))
     click.echo(f"{release} is stopped" if stopped else f"{release} was not running")
 
 
@@ -179,3 +260,15 @@ def _running(release: str) -> ReleasePaths:
             f"release {release} is not running{gone}", hint=f"tri-serve up{release_flag(release)}"
         )
     return paths
+
+
+def _lives(paths: ReleasePaths) -> bool:
+    """Whether its supervisor does. A damaged state says nothing."""
+    from tri_serve.errors import FleetError
+    from tri_serve.fleet.detached import find_fleet
+
+    try:
+        found = find_fleet(paths)
+    except FleetError:
+        return False
+    return found is not None and found.alive

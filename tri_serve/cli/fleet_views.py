@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +13,7 @@ from tri_serve.cli.output import print_table
 
 if TYPE_CHECKING:
     from tri_serve.fleet.detached import Found
-    from tri_serve.fleet.state import FleetState, GatewayState, ReplicaState
+    from tri_serve.fleet.state import FleetState, GatewayState, RayState, ReplicaState
 
 QUESTION = "자기소개를 해 주세요."
 """\"Please introduce yourself\": good for any model, and the tiny checkpoint was taught to answer it."""
@@ -45,7 +44,8 @@ def word(state: FleetState, *, alive: bool) -> str:
     if state.phase in ("running", "changing") and not state.ready:
         return "not ready"
     if state.phase == "running":
-        return "ready" if all(replica.phase == "ready" for replica in state.replicas) else "degraded"
+        well = all(replica.phase == "ready" for replica in state.replicas)
+        return "ready" if well and (state.ray is None or state.ray.phase == "running") else "degraded"
     return str(state.phase)
 
 
@@ -93,32 +93,64 @@ def after_failed_change(state: FleetState) -> str:
     return f"{coming}; requests are answered with 503 until an engine is ready"
 
 
-def replica_notes(replica: ReplicaState) -> list[str]:
-    """What there is to say of a replica beside the table."""
-    notes = []
-    if replica.kv_cache_tokens:
-        notes.append(f"KV cache of {replica.kv_cache_tokens:,} tokens")
+def plural(count: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def replica_facts(replica: ReplicaState, *, with_cache: bool = True) -> list[str]:
+    """What a running engine says of itself, in a line; none if it has not said anything yet."""
+    facts = []
+    if with_cache and replica.kv_cache_tokens:
+        facts.append(f"KV cache of {replica.kv_cache_tokens:,} tokens")
     if replica.linear_kernel:
-        notes.append(replica.linear_kernel)
-    lines = [", ".join(notes)] if notes else []
+        facts.append(replica.linear_kernel)
+    return [", ".join(facts)] if facts else []
+
+
+def replica_trouble(replica: ReplicaState, flag: str, now: float) -> list[str]:
+    """Why a replica is not, or lately was not, as it should be, and what happens next."""
+    lines = []
     if replica.error:
         error = replica.error.removeprefix(f"{replica.name}: ")
         lines.append(f"{'last failure' if replica.phase == 'ready' else 'failure'}: {error}")
     if replica.retry is not None:
-        lines.append(f"next start in {duration(replica.retry - time.time())}")
+        lines.append(f"next start in {duration(replica.retry - now)}")
     if replica.phase == "failed":
-        lines.append(f"given up; tri-serve restart {replica.name} tries again")
+        lines.append(f"given up; tri-serve restart {replica.name}{flag} tries again")
     return lines
+
+
+def ray_trouble(ray: RayState, flag: str) -> list[str]:
+    """Why the Ray of a fleet is not, or lately was not, as it should be, and what to do."""
+    error = ray.error or "it does not answer"
+    if ray.phase == "failed":
+        return [f"it died, and was given up: {error}", f"tri-serve up{flag} starts it anew"]
+    if ray.phase == "stopped":
+        return [f"it is gone: {error}", f"tri-serve up{flag} starts it anew"]
+    if ray.phase == "waiting" or (ray.phase == "starting" and ray.error):
+        what = "it is started again by itself" if ray.private else "it is tried again until it answers"
+        return [f"it died: {error}; {what}, and engines and gateway with it"]
+    return [f"last failure: {ray.error}"] if ray.error else []
+
+
+def autoscaling_words(state: FleetState) -> str | None:
+    """Bounds, number and goal of a fleet whose number of replicas follows its load; None of another."""
+    if state.autoscaling is None:
+        return None
+    fewest, most = state.autoscaling
+    return f"{fewest} to {most} replicas: {len(state.replicas)} now, {state.desired_replicas} wanted"
 
 
 def gateway_notes(gateway: GatewayState) -> list[str]:
     """What there is to say of a gateway beside the table."""
-    count = len(gateway.workers)
-    keys = f"{gateway.client_keys} client key{'s' if gateway.client_keys != 1 else ''}"
-    notes = [f"{count} worker{'s' if count != 1 else ''}"]
+    notes = [plural(len(gateway.workers), "worker")]
+    if gateway.worker_restarts:
+        notes[0] += f" ({plural(gateway.worker_restarts, 'restart')})"
     if gateway.locked:
         notes.append("every client key is disabled: nobody is let in")
     else:
+        keys = plural(gateway.client_keys, "client key")
         notes.append(keys if gateway.client_keys else "no client keys asked for")
     lines = [", ".join(notes)]
     if gateway.admin_port:
@@ -126,48 +158,6 @@ def gateway_notes(gateway: GatewayState) -> list[str]:
     if gateway.error:
         lines.append(f"last failure: {gateway.error}")
     return lines
-
-
-def print_status(state: FleetState, *, alive: bool) -> None:
-    """One release in full."""
-    now = time.time()
-    flag = release_flag(state.release)
-    condition = word(state, alive=alive)
-    click.echo(f"{state.release}: {condition}")
-    if condition == "failed":
-        message = state.error.message if state.error else "it could not be started"
-        click.echo(f"  it could not be started: {message}")
-        click.echo(f"  tri-serve logs{flag} says more; tri-serve up{flag} tries again")
-        return
-    if not alive:
-        click.echo(
-            f"  its supervisor (pid {state.supervisor.pid}) is gone without a trace: killed, or a reboot"
-        )
-        click.echo(
-            f"  tri-serve down{flag} tidies up; tri-serve up{flag} does that, too, and starts it again"
-        )
-        return
-    click.echo(f"  url         {state.url}/v1")
-    click.echo(f"  model       {state.model} ({state.source}) on {state.engine}")
-    click.echo(f"  supervisor  pid {state.supervisor.pid}, up {duration(now - state.supervisor.started)}")
-    click.echo()
-    rows: list[tuple[Any, ...]] = [
-        (r.name, r.phase.value, r.pid, r.port, duration(now - r.since), r.restarts, r.in_flight)
-        for r in state.replicas
-    ]
-    port = int(state.url.rpartition(":")[2])
-    rows += [
-        (g.name, g.phase, g.pid, port, duration(now - g.since), g.restarts, g.in_flight)
-        for g in state.gateways
-    ]
-    print_table(("name", "state", "pid", "port", "since", "restarts", "in flight"), rows)
-    click.echo()
-    for replica in state.replicas:
-        for line in replica_notes(replica):
-            click.echo(f"{replica.name}: {line}")
-    for gateway in state.gateways:
-        for line in gateway_notes(gateway):
-            click.echo(f"{gateway.name}: {line}")
 
 
 def print_releases(found: dict[str, Found]) -> None:
@@ -195,7 +185,10 @@ def status_data(state: FleetState, *, alive: bool) -> dict[str, Any]:
         data["phase"] = condition
         for gateway in data["gateways"]:
             gateway["ready"] = False
-        for part in (*data["gateways"], *data["replicas"]):
+            for worker in gateway["workers"]:
+                worker["up"] = False
+        ray = [data["ray"]] if data["ray"] else []
+        for part in (*data["gateways"], *data["replicas"], *ray):
             part["phase"] = "unknown"
     return {
         "release": state.release,

@@ -57,6 +57,7 @@ COMMANDS: Mapping[str, Entry] = {
     "status": Entry("tri_serve.cli.fleet:status", "Show gateway and replicas of a release."),
     "chat": Entry("tri_serve.cli.chat:chat", "Talk to the served model."),
     "logs": Entry("tri_serve.cli.fleet:logs", "Print the logs of a release: all of them, or one."),
+    "scale": Entry("tri_serve.cli.fleet:scale", "Run another number of replicas, without losing a request."),
     "restart": Entry(
         "tri_serve.cli.fleet:restart",
         "Restart one engine, the gateway, or every engine, one after the other.",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 SPEC_FILE = Path("tri-serve.yaml")
 DEFAULT_RELEASE = "tri"
+MOST_REPLICAS = 64
+"""As tri_serve.spec.fleet has it, which would cost --help its import."""
 RELEASE_PATTERN = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
 """Fits a folder's name and a Kubernetes label: at most 40 characters, no hyphen at either end."""
 
@@ -75,6 +78,48 @@ def spec_options(command: Command) -> Command:
         return command(*args, selection=selection, **options)
 
     return with_selection  # type: ignore[return-value]  # the parameters that click passes have changed
+
+
+def fleet_options(command: Command) -> Command:
+    """--replicas, --supervisor, --target and --address: short for --set of the keys of ``fleet``.
+
+    Stands below ``spec_options`` and joins its ``selection``. A --set of the same key wins: these may come from
+    environment variables, which a flag overrides.
+    """
+
+    @click.option(
+        "--replicas",
+        type=click.IntRange(1, MOST_REPLICAS),
+        metavar="N",
+        help="Engines behind the gateway (fleet.replicas).",
+    )
+    @click.option(
+        "--supervisor",
+        type=click.Choice(["ray", "process"]),
+        help="What watches over engines and gateway (fleet.supervisor).",
+    )
+    @click.option(
+        "--target",
+        type=click.Choice(["local", "ray"]),
+        help="This machine, or your Ray cluster (fleet.target).",
+    )
+    @click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Your Ray cluster's head, or auto (fleet.ray.address); means --target ray.",
+    )
+    @functools.wraps(command)
+    def with_fleet(*args: Any, **options: Any) -> Any:
+        given = {key: options.pop(key) for key in ("target", "supervisor", "replicas", "address")}
+        if given["address"] and not given["target"]:
+            given["target"] = "ray"
+        selection: SpecSelection = options.pop("selection")
+        sets = [f"fleet.{key}={value}" for key, value in given.items() if value and key != "address"]
+        if given["address"]:
+            sets.append(f"fleet.ray.address={json.dumps(given['address'])}")
+        return command(*args, selection=replace(selection, sets=(*sets, *selection.sets)), **options)
+
+    return with_fleet  # type: ignore[return-value]  # as above
 
 
 def _release_name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:

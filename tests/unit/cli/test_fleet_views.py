@@ -10,13 +10,13 @@ import pytest
 from tri_serve.cli.fleet_views import (
     after_failed_change,
     duration,
-    print_status,
     print_usage,
     release_flag,
     status_data,
     word,
 )
-from tri_serve.cli.progress import PlainSteps, goes_on, show_line
+from tri_serve.cli.fleet_status import print_status
+from tri_serve.cli.progress import PlainSteps, SupervisorLines, goes_on
 from tri_serve.fleet.state import (
     FleetPhase,
     FleetState,
@@ -151,7 +151,7 @@ def test_what_a_supervisor_says_is_shown_as_steps() -> None:
     lines: list[str] = []
     with PlainSteps(lines.append) as view:
         for line in ("replica-0: engine loading", "replica-0: ready", "gateway: running"):
-            show_line(view, line)
+            SupervisorLines(view, "tri")(line)
     assert [line[10:] for line in lines] == [
         "replica-0: engine loading",
         "replica-0: ok ready",

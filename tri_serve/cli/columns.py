@@ -1,0 +1,85 @@
+"""A table for people: numbers to the right, as narrow as the terminal asks for, states in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import click
+
+from tri_serve.cli.output import display_width, pad
+
+_COLOURS: Mapping[str, str] = {
+    "ready": "green",
+    "running": "green",
+    "up": "green",
+    "starting": "cyan",
+    "loading": "cyan",
+    "warming": "cyan",
+    "draining": "yellow",
+    "waiting": "yellow",
+    "failed": "red",
+    "down": "red",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """Its heading, and whether it holds numbers."""
+
+    heading: str
+    number: bool = False
+
+
+def columns(
+    heads: Sequence[Column], rows: Sequence[Sequence[str] | str], *, width: int, colour: int | None = None
+) -> list[str]:
+    """The lines of a table. A row that is one text is a heading of its own over what follows.
+
+    The gaps are narrowed where it would not fit into ``width`` otherwise. ``colour``: index of the column whose
+    words have colours.
+    """
+    headings = [head.heading for head in heads]
+    cells = [headings, *(list(row) for row in rows if not isinstance(row, str))]
+    widths = [max(display_width(row[index]) for row in cells) for index in range(len(heads))]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= width else " "
+
+    def line(row: Sequence[str], *, heading: bool = False) -> str:
+        parts = []
+        for index, (text, size) in enumerate(zip(row, widths, strict=True)):
+            filled = " " * (size - display_width(text)) + text if heads[index].number else pad(text, size)
+            if index == colour and not heading and text in _COLOURS:
+                filled = click.style(text, fg=_COLOURS[text]) + filled[len(text) :]
+            parts.append(filled)
+        return gap.join(parts).rstrip()
+
+    return [
+        line(headings, heading=True),
+        *(click.style(row, bold=True) if isinstance(row, str) else line(row) for row in rows),
+    ]
+
+
+def compact(number: float | None) -> str:
+    """At most five characters: ``-``, ``7``, ``0.4``, ``419k``, ``1.2M``."""
+    if number is None:
+        return "-"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size * 0.9995:
+            scaled = number / size
+            return f"{scaled:.1f}{letter}" if scaled < 9.95 else f"{scaled:.0f}{letter}"
+    if number == int(number) or number >= 9.95:
+        return f"{number:.0f}"
+    return f"{number:.1f}"
+
+
+def age(seconds: float) -> str:
+    """``12s``, ``3m05s``, ``2h07m``, ``4d01h``."""
+    whole = max(0, int(seconds))
+    for unit, size, below, below_size in (
+        ("d", 86_400, "h", 3_600),
+        ("h", 3_600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // below_size:02}{below}"
+    return f"{whole}s"

@@ -1,0 +1,103 @@
+"""What ``up`` and ``scale`` look at before they touch anything, and how long things took."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tri_serve.cli.progress import Steps, steps
+from tri_serve.fleet.preflight import Replaced, preflight
+from tri_serve.launch.install import install_environment
+from tri_serve.places import data_dir
+
+if TYPE_CHECKING:
+    from tri_serve.fleet.desired import Desired
+    from tri_serve.fleet.detached import AppliedChanges
+    from tri_serve.fleet.release import ReleasePaths
+
+
+@dataclass
+class Times:
+    """Seconds of one start, told apart by whose they are."""
+
+    begun: float
+    """Monotonic time at which this process began: its imports count as ours."""
+    install: float = 0.0
+    ray: float = 0.0
+    """Until Ray runs; 0 without Ray. Engines start after that."""
+    engine: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """So far."""
+        return time.monotonic() - self.begun
+
+    @property
+    def own(self) -> float:
+        """Beyond what Ray and the engine needed, and beyond making its environment, which happens once."""
+        return max(0.0, self.total - self.install - self.ray - self.engine)
+
+
+def process_began() -> float:
+    """When this process was started, on the monotonic clock (which counts from boot, as /proc does)."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    age = uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic() - max(0.0, age)
+
+
+def check(
+    desired: Desired,
+    paths: ReleasePaths,
+    times: Times,
+    *,
+    running: AppliedChanges | None = None,
+    engines: int = 0,
+    view: Steps | None = None,
+) -> None:
+    """Everything that can be checked and prepared before anything starts.
+
+    ``running``: what would change of a fleet that runs already, with so many living ``engines``.
+    """
+    if view is None:
+        with steps() as view:
+            check(desired, paths, times, running=running, engines=engines, view=view)
+            return
+    spec = desired.spec
+    view.show("checkpoint", spec.model.source)
+    result = preflight(
+        spec,
+        environment_hashes=desired.environment_hashes,
+        state=paths.root,
+        # Its own port counts as taken while it runs.
+        new_listener=running is None or running.running.gateway.port != spec.gateway.port,
+        # An autoscaled fleet has to find room whenever its load asks for it.
+        new_engines=max(0, spec.fleet.most_replicas - engines),
+        replaced=Replaced(running.running, engines) if running and running.engines else None,
+    )
+    facts = result.checkpoint
+    size = facts.total_bytes
+    amount = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    method = facts.quantization.method
+    view.show(
+        "checkpoint",
+        f"{spec.model.source}: {facts.parameters / 1e6:,.1f}M parameters, {amount}, "
+        + ("not quantised" if method == "none" else f"{method} {facts.quantization.bits}-bit"),
+        "done",
+    )
+    engine = f"{spec.engine.kind} {spec.engine.version} on {result.device}"
+    if result.install:
+        before = time.monotonic()
+        view.show("environment", f"{engine}: installing, once")
+        install_environment(
+            spec.engine.version,
+            result.device,
+            data_dir(),
+            lambda line: view.show("environment", line),
+            kind=spec.engine.kind,
+        )
+        times.install = time.monotonic() - before
+    view.show("environment", engine, "done")

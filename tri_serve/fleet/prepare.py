@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tri_serve.checkpoint.resolve import resolve_source
 from tri_serve.launch.config import LaunchConfig
-from tri_serve.launch.device import Device, detect_device
+from tri_serve.launch.device import Device, detect_device, gpus_of, visible_gpus
 from tri_serve.launch.environment import EngineEnvironment, find_environment
 from tri_serve.launch.vllm import vllm_launch
 from tri_serve.places import cache_dir, data_dir
@@ -27,22 +28,46 @@ class Prepared:
     environment: EngineEnvironment
     checkpoint: Path
 
-    def launch(self, *, port: int, api_key: str) -> LaunchConfig:
-        """The launch config of one engine."""
+    def launch(
+        self,
+        *,
+        port: int,
+        api_key: str,
+        host: str = ENGINE_HOST,
+        gpus: Sequence[str] | None = None,
+        replicas_here: int | None = None,
+    ) -> LaunchConfig:
+        """The launch config of one engine; ``gpus`` and ``replicas_here`` as ``vllm_launch`` has them."""
         return vllm_launch(
             self.spec,
             checkpoint=self.checkpoint,
             environment=self.environment,
             device=self.device,
-            host=ENGINE_HOST,
+            host=host,
             port=port,
             api_key=api_key,
             cores=len(os.sched_getaffinity(0)),
+            replicas_here=replicas_here,
+            gpus=gpus,
         )
+
+    def gpus_of(self, index: int) -> tuple[str, ...] | None:
+        """The GPUs of replica ``index`` (from 0) on this machine; None on the CPU.
+
+        Raises ResourceError if there are not that many.
+        """
+        if self.device == "cpu":
+            return None
+        return gpus_of(index, self.spec.engine.tensor_parallel_size, fleet_gpus(self.spec))
 
     def check_launch(self) -> None:
         """Raises LaunchError if no engine could be started from this, whatever its port."""
         self.launch(port=0, api_key="")
+
+
+def fleet_gpus(spec: Spec) -> tuple[str, ...]:
+    """The GPUs of this machine that the fleet may use; CUDA_VISIBLE_DEVICES in ``engine.env`` counts too."""
+    return visible_gpus(os.environ | spec.engine.env)
 
 
 def prepare(spec: Spec) -> Prepared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tri_serve.errors import LaunchError
@@ -32,13 +33,17 @@ def vllm_launch(
     port: int,
     api_key: str | None,
     cores: int,
+    replicas_here: int | None = None,
+    gpus: Sequence[str] | None = None,
 ) -> LaunchConfig:
     """What to run for one replica of ``spec``.
 
     ``checkpoint`` is a directory. ``cores`` are the machine's; on the CPU the replicas share all but one,
     which is left to the gateway and the API servers: OpenMP's threads wait for each other spinning, and one
-    that has to share its core holds up all (seen: 25 instead of 470 tokens/s).
-    ``api_key`` goes into ``secret_env``. Raises LaunchError for what vLLM would not take.
+    that has to share its core holds up all (seen: 25 instead of 470 tokens/s). ``replicas_here``: how many
+    share this machine; None: as many as the fleet may come to have. ``gpus``: the GPUs of this replica, as
+    CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is. ``api_key`` goes into ``secret_env``.
+    Raises LaunchError for what vLLM would not take.
     """
     model, engine = spec.model, spec.engine
     _check_version(engine.version)
@@ -80,12 +85,14 @@ def vllm_launch(
             # Compiling takes longer than a small model saves by it on a CPU.
             argv.append("--enforce-eager")
         argv += _cpu_cache_flags(engine)
-        env |= _cpu_env(engine, (cores - 1) // spec.fleet.replicas)
+        env |= _cpu_env(engine, (cores - 1) // (replicas_here or spec.fleet.most_replicas))
     else:
         argv.append(f"--gpu-memory-utilization={engine.gpu_memory_utilization:g}")
+    # The spec's own variables win, but for this one: it names the GPUs of the fleet, not those of one replica.
+    assigned = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     return LaunchConfig(
         argv=(*argv, *engine.extra_args),
-        env=env | engine.env,
+        env=env | engine.env | assigned,
         secret_env={} if api_key is None else {"VLLM_API_KEY": api_key},
         host=host,
         port=port,

@@ -23,7 +23,14 @@ ENVIRONMENT = EngineEnvironment(
 
 
 def launch(
-    device: Any = "cpu", *, cores: int = 8, replicas: int = 1, model: Any = None, **engine: Any
+    device: Any = "cpu",
+    *,
+    cores: int = 8,
+    replicas: Any = 1,
+    here: int | None = None,
+    gpus: Any = None,
+    model: Any = None,
+    **engine: Any,
 ) -> LaunchConfig:
     spec = Spec.model_validate(
         {
@@ -41,6 +48,8 @@ def launch(
         port=9001,
         api_key="sesame",
         cores=cores,
+        replicas_here=here,
+        gpus=gpus,
     )
 
 
@@ -105,6 +114,22 @@ def test_the_key_is_in_neither_argv_nor_env_nor_what_is_printed() -> None:
 )
 def test_replicas_share_all_cores_but_one(cores: int, replicas: int, threads: str) -> None:
     assert launch(cores=cores, replicas=replicas).env["OMP_NUM_THREADS"] == threads
+
+
+def test_replicas_that_share_this_machine_count_and_those_elsewhere_do_not() -> None:
+    assert launch(cores=9, replicas=4, here=2).env["OMP_NUM_THREADS"] == "4"
+
+
+def test_a_growing_fleet_leaves_cores_for_all_that_it_may_become() -> None:
+    assert launch(cores=9, replicas={"min": 1, "max": 4}).env["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_replica_sees_its_own_gpus_alone() -> None:
+    assert launch("cuda", gpus=("2", "GPU-8932f937")).env["CUDA_VISIBLE_DEVICES"] == "2,GPU-8932f937"
+    assert "CUDA_VISIBLE_DEVICES" not in launch("cuda").env
+    # Which the spec says of the fleet, not of each replica.
+    config = launch("cuda", gpus=("2",), env={"CUDA_VISIBLE_DEVICES": "2,3"})
+    assert config.env["CUDA_VISIBLE_DEVICES"] == "2"
 
 
 def test_cpu_threads_of_the_spec_count_before_the_share() -> None:

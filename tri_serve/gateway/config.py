@@ -23,6 +23,13 @@ class ReplicaAddress(SpecModel):
     host: str
     """An IP address: name look-ups do not belong on the hot path."""
     port: Annotated[int, Field(ge=1, le=65_535)]
+    draining: bool = False
+    """No new work goes there; what runs there goes on."""
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """What makes it another replica when it changes: name, host and port."""
+        return self.name, self.host, self.port
 
 
 class GatewayConfig(SpecModel):
@@ -42,6 +49,10 @@ class GatewayConfig(SpecModel):
         default_factory=dict
     )
     """Name of a client key → SHA-256 of the key in hex. Empty: every client is let in."""
+    orphan_drain: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds in which the workers of a first process that died let running requests finish, while a successor
+    takes the new ones; then each is ended by an error event. Whoever starts the gateway must let them live for
+    a little longer than this."""
     engine_key: str | None = None
     """What the gateway presents to the engines as a bearer token."""
     replicas: tuple[ReplicaAddress, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from enum import Enum
+from enum import Enum, auto
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,17 @@ class State(Enum):
     RELAYING = 1
     """The client has part of the answer."""
     OVER = 2
+
+
+class Ending(Enum):
+    """What became of an exchange whose replica was drained."""
+
+    ENDED = auto()
+    """The client had part of the answer: it was told that no more comes."""
+    RETRIED = auto()
+    """Another replica was asked."""
+    REFUSED = auto()
+    """Nobody else was there, or the attempts were used up: 503."""
 
 
 class Exchange:
@@ -122,15 +133,15 @@ class Exchange:
             connection.pause()
 
     def connected(self, connection: EngineConnection) -> None:
-        """A fresh connection to the chosen replica is up."""
-        if self.state is State.OVER:  # the client left meanwhile
+        """A fresh connection to a replica that was chosen is up."""
+        if connection.replica is not self._replica:  # the client left, or the replica was drained, meanwhile
             connection.close()
             return
         self._send_on(connection)
 
-    def connect_failed(self, reason: str, detail: str) -> None:
-        """The chosen replica does not accept connections."""
-        if self.state is not State.OVER:
+    def connect_failed(self, replica: Replica, reason: str, detail: str) -> None:
+        """``replica`` does not accept connections."""
+        if replica is self._replica:
             self.engine_failed(reason, detail, stale=False)
 
     def _leave_replica(self) -> None:
@@ -221,7 +232,11 @@ class Exchange:
         self._leave_replica()
         if replica is not None and stale:
             worker.metrics.count(names.RETRIES, "stale_connection")
-            self._send_to(replica)
+            if replica.ready:
+                self._send_to(replica)
+            else:  # it may not be sent anything any more, and has not been
+                self._attempts -= 1
+                self.start()
             return
         if replica is not None:
             worker.metrics.count(names.ENGINE_FAILURES, replica.name, reason)
@@ -232,10 +247,7 @@ class Exchange:
             name, reason, detail, self._request.request_id.decode(), self.state.name.lower(),
         )  # fmt: skip
         if self.state is State.RELAYING:
-            self._break_off(
-                f"the engine failed while it was answering ({reason}); what was sent is incomplete"
-            )
-            worker.metrics.count(names.STREAM_FAILURES, reason)
+            self._lose_stream(reason, f"the engine failed while it was answering ({reason})")
             return
         self._forget_answer()
         if self._attempts < worker.limits.attempts and not worker.draining_is_over:
@@ -243,6 +255,27 @@ class Exchange:
             self.start()
         else:
             self._refuse(replies.engine_unreachable(self._attempts))
+
+    def replica_drained(self) -> Ending:
+        """The time that a draining replica had for its requests is over: leave it."""
+        replica = self._replica
+        self._give_up_connection()
+        self._leave_replica()
+        if self.state is State.RELAYING:
+            self._lose_stream("drained", "the replica that was answering is drained", code="replica_drained")
+            return Ending.ENDED
+        self._forget_answer()
+        if replica is None or not self._can_try_another():
+            self._refuse(replies.replica_drained())
+            return Ending.REFUSED
+        self._worker.metrics.count(names.RETRIES, "drained")
+        self.start()
+        return Ending.RETRIED
+
+    @property
+    def replica_name(self) -> str | None:
+        """The replica that has this request now."""
+        return self._replica.name if self._replica is not None else None
 
     # -- from the client and the clock
 
@@ -278,18 +311,14 @@ class Exchange:
         if self.state is State.WAITING:
             self._refuse(replies.engine_timeout(timeouts.first_byte))
         else:
-            self._worker.metrics.count(names.STREAM_FAILURES, "silence")
-            self._break_off(
-                f"the engine sent nothing for {timeouts.silence:g} s; what was sent is incomplete"
-            )
+            self._lose_stream("silence", f"the engine sent nothing for {timeouts.silence:g} s")
 
     def shut_down(self) -> None:
         """The drain deadline has passed."""
         if self.state is State.WAITING:
             self._refuse(replies.no_replica(draining=True))
         else:
-            self._worker.metrics.count(names.STREAM_FAILURES, "shutdown")
-            self._break_off("the gateway is shutting down; what was sent is incomplete")
+            self._lose_stream("shutdown", "the gateway is shutting down")
 
     # -- towards the client
 
@@ -324,13 +353,21 @@ class Exchange:
     def _frame(self, data: bytes) -> bytes:
         return chunk(data) if self._length is None and self.takes_raw_chunks else data
 
-    def _break_off(self, message: str) -> None:
+    def _lose_stream(self, reason: str, why: str, code: str = "engine_failed") -> None:
+        """The answer of which the client has part cannot go on where it was: every such end passes here.
+
+        ``reason`` is the metric's label; ``why`` and ``code`` are for the client.
+        """
+        self._worker.metrics.count(names.STREAM_FAILURES, reason)
+        self._break_off(f"{why}; what was sent is incomplete", code)
+
+    def _break_off(self, message: str, code: str) -> None:
         """End an answer of which the client has part: by an error event if it is a stream."""
         self._give_up_connection()
         self._leave_replica()
         if self._streaming:
             route = self._request.route
-            event = replies.error_event(message, route.api if route else "plain", self._events)
+            event = replies.error_event(message, code, route.api if route else "plain", self._events)
             self._client.write(chunk(event) + LAST_CHUNK if self.takes_raw_chunks else event)
             self._finish(self._status)
         else:  # the stated length cannot be kept: only the connection's end can say so
@@ -369,8 +406,10 @@ async def connect(worker: Worker, replica: Replica, exchange: Exchange) -> None:
                 lambda: EngineConnection(replica, worker.loop), address.host, address.port
             )
     except TimeoutError:
-        exchange.connect_failed("connect_timeout", f"no connection within {worker.timeouts.connect:g} s")
+        exchange.connect_failed(
+            replica, "connect_timeout", f"no connection within {worker.timeouts.connect:g} s"
+        )
     except OSError as error:
-        exchange.connect_failed("connect_refused", error.strerror or str(error))
+        exchange.connect_failed(replica, "connect_refused", error.strerror or str(error))
     else:
         exchange.connected(connection)

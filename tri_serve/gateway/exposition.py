@@ -47,15 +47,19 @@ class GatewayCollector:
                 yield family
 
     def _gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
+        entries = self._roster.entries
+        loads = {(entry.address.name,): entry.load for entry in entries if entry.load is not None}
         reports = [process.last_report for process in self._workers.processes if process.last_report]
-        in_flight: dict[tuple[str, ...], float] = {(e.address.name,): 0.0 for e in self._roster.entries}
+        in_flight: dict[tuple[str, ...], float] = {(e.address.name,): 0.0 for e in entries}
         for report in reports:
             for name, count in report["in_flight"].items():
                 in_flight[(name,)] = in_flight.get((name,), 0.0) + count
         return {
             names.CONNECTIONS.name: {(): float(sum(report["connections"] for report in reports))},
             names.IN_FLIGHT.name: in_flight,
-            names.REPLICA_READY.name: {(e.address.name,): float(e.healthy) for e in self._roster.entries},
+            names.REPLICA_READY.name: {(e.address.name,): float(e.ready) for e in entries},
+            names.REPLICA_RUNNING.name: {name: float(load.running) for name, load in loads.items()},
+            names.REPLICA_WAITING.name: {name: float(load.waiting) for name, load in loads.items()},
             names.WORKERS.name: {(): float(sum(process.up for process in self._workers.processes))},
             names.LOOP_LAG.name: {(): max((report["loop_lag"] for report in reports), default=0.0)},
             names.BUILD.name: {(__version__,): 1.0},

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tri_serve.gateway.config import ReplicaAddress
-from tri_serve.gateway.policy import Load, least_loaded
+from tri_serve.gateway.policy import Load, LoadReport, freshness, least_loaded, share_multiple, weigh
 
 if TYPE_CHECKING:
     from tri_serve.gateway.relay import EngineConnection
@@ -18,10 +18,20 @@ DOUBT_SECONDS = 1.0
 IDLE_SECONDS = 4.0
 
 
+class RosterItem(NamedTuple):
+    """What the roster says of one replica."""
+
+    address: ReplicaAddress
+    ready: bool
+    """It may be sent requests: it is healthy and not draining."""
+    load: tuple[int, float] | None = None
+    """Requests that its engine says it has, and when it said so (seconds, monotonic)."""
+
+
 class Replica(Load):
     """One replica in the book, with its idle connections."""
 
-    __slots__ = ("address", "doubted_until", "idle", "ready", "request_head", "retired")
+    __slots__ = ("address", "doubted_until", "idle", "ready", "report", "request_head", "retired")
 
     def __init__(self, address: ReplicaAddress, engine_key: str | None) -> None:
         super().__init__(address.name, 0)
@@ -29,6 +39,7 @@ class Replica(Load):
         self.ready = False
         self.retired = False
         self.doubted_until = 0.0
+        self.report: LoadReport | None = None
         self.idle: list[EngineConnection] = []
         host = f"[{address.host}]" if ":" in address.host else address.host
         key = f"authorization: Bearer {engine_key}\r\n" if engine_key else ""
@@ -43,15 +54,19 @@ class Ledger:
         self._engine_key = engine_key
         self.replicas: list[Replica] = []
 
-    def update(self, roster: Collection[tuple[ReplicaAddress, bool]]) -> None:
-        """Take over what the roster says: (address, ready) for each replica, in its order."""
-        known = {replica.address: replica for replica in self.replicas}
+    def update(self, roster: Collection[RosterItem], now: float) -> None:
+        """Take over what the roster says, in its order."""
+        known = {replica.address.identity: replica for replica in self.replicas}
         fresh: list[Replica] = []
-        for address, ready in roster:
-            replica = known.pop(address, None) or Replica(address, self._engine_key)
+        for address, ready, load in roster:
+            replica = known.pop(address.identity, None) or Replica(address, self._engine_key)
             if ready and not replica.ready:
                 replica.doubted_until = 0.0
             replica.ready = ready
+            if load is None:
+                replica.report = None
+            elif replica.report is None or replica.report.at != load[1]:
+                replica.report = LoadReport(*load, own=replica.in_flight)
             fresh.append(replica)
         for gone in known.values():
             gone.retired = True
@@ -60,6 +75,14 @@ class Ledger:
                 connection.close()
             gone.idle.clear()
         self.replicas = fresh
+        self.weigh(now)
+
+    def weigh(self, now: float) -> None:
+        """Work out what others have running where: not for every request, but when reports come or get old."""
+        reports = [replica.report for replica in self.replicas if replica.report is not None]
+        multiple = share_multiple(report for report in reports if freshness(now - report.at) > 0.0)
+        for replica in self.replicas:
+            weigh(replica, replica.report, multiple, now)
 
     @property
     def any_ready(self) -> bool:

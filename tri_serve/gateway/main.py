@@ -71,6 +71,7 @@ class Gateway:
             **reading,
             "GET /roster": self._get_roster,
             "PUT /roster": self._put_roster,
+            "POST /end": self._end,
             "POST /drain": self._drain,
         }
         path = self._config.admin_socket
@@ -101,16 +102,18 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         """What runs, as JSON."""
         processes = self.workers.processes
+        now = asyncio.get_running_loop().time()
         in_flight: dict[str, int] = {}
         for process in processes:
             for name, count in process.last_report.get("in_flight", {}).items():
                 in_flight[name] = in_flight.get(name, 0) + count
         return {
-            "ready": self.roster.any_healthy and not self.draining and any(p.up for p in processes),
+            "ready": self.roster.any_ready and not self.draining and any(p.up for p in processes),
             "draining": self.draining,
             "pid": os.getpid(),
             "admin_port": self.admin_port,
             "worker_restarts": self.workers.restarts,
+            "waiting": sum(process.last_report.get("waiting", 0) for process in processes),
             "workers": [
                 {
                     "pid": process.pid,
@@ -126,6 +129,7 @@ class Gateway:
                     "healthy": entry.healthy,
                     "reason": entry.reason,
                     "in_flight": in_flight.get(entry.address.name, 0),
+                    "load": entry.load.as_json(now) if entry.load is not None else None,
                 }
                 for entry in self.roster.entries
             ],
@@ -144,6 +148,16 @@ class Gateway:
             return json_reply({"error": "not a roster: names must be unique"}, 400)
         self.roster.replace(addresses)
         return json_reply({"replicas": len(addresses)})
+
+    async def _end(self, body: bytes) -> AdminReply:
+        try:
+            name = json.loads(body)["replica"]
+        except (ValueError, KeyError, TypeError) as error:
+            return json_reply({"error": f"no replica is named: {error}"}, 400)
+        if not isinstance(name, str):
+            return json_reply({"error": "'replica' must be a name"}, 400)
+        # One that has left the roster may still have requests.
+        return json_reply(await self.workers.end_replica(name))
 
     async def _drain(self, _: bytes) -> AdminReply:
         self._stop.set()

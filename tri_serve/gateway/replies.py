@@ -62,10 +62,11 @@ def error_object(refusal: Refusal, api: Api) -> bytes:
     return json.dumps(body, ensure_ascii=False).encode()
 
 
-def error_event(message: str, api: Api, events_sent: int) -> bytes:
-    """The event that ends a stream whose engine failed, as clients of ``api`` expect it.
+def error_event(message: str, code: str, api: Api, events_sent: int) -> bytes:
+    """The event that ends a stream which cannot go on, as clients of ``api`` expect it.
 
-    ``events_sent`` numbers the Responses event: that API counts its events from 0.
+    ``code`` is OpenAI's, for the APIs whose errors have room for it. ``events_sent`` numbers the Responses
+    event: that API counts its events from 0.
     """
     body: dict[str, object]
     if api == "messages":
@@ -80,7 +81,7 @@ def error_event(message: str, api: Api, events_sent: int) -> bytes:
             "sequence_number": events_sent,
         }
         return b"event: error\ndata: %b\n\n" % json.dumps(body).encode()
-    error = {"message": message, "type": "server_error", "param": None, "code": "engine_failed"}
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
     return b"data: %b\n\n" % json.dumps({"error": error}).encode()
 
 
@@ -126,6 +127,18 @@ def engine_unreachable(attempts: int) -> Refusal:
         f"no replica could answer ({tried} failed before the first byte); nothing was generated, retry is safe",
         kind="service_unavailable",
         code="engine_failed",
+        headers=((b"retry-after", b"5"),),
+    )
+
+
+def replica_drained() -> Refusal:
+    """The replica is being stopped, and there is no other to ask."""
+    return Refusal(
+        503,
+        "drained",
+        "the replica that had this request is drained and no other is ready; nothing was sent, retry is safe",
+        kind="service_unavailable",
+        code="replica_drained",
         headers=((b"retry-after", b"5"),),
     )
 

@@ -1,7 +1,7 @@
 """Who is in the fleet and how they are. One per gateway, in its first process; the workers get copies.
 
-A source (the configuration, the supervisor over the admin socket) says who is there; the roster itself looks
-whether they answer.
+A source (the configuration, the supervisor over the admin socket) says who is there and who is being drained;
+the roster itself looks whether they answer, and how busy they say they are.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from tri_serve.gateway.config import ReplicaAddress
+from tri_serve.gateway.load import EngineLoad, LoadMeter, read_page
+from tri_serve.gateway.probes import health_status, metrics_page
 
 PROBE_SECONDS = 1.0
 # A replica that is down is looked at more often: how soon it is used again depends on it.
@@ -19,6 +21,12 @@ PROBE_DOWN_SECONDS = 0.25
 # vLLM's /health answers late when the engine is saturated; a slow answer is no failure until it repeats.
 PROBE_TIMEOUT_SECONDS = 5.0
 TIMEOUTS_UNTIL_DOWN = 3
+# From the start of one scrape to the start of the next; an engine that is slow to make its page gets a rest.
+SCRAPE_SECONDS = 1.0
+SCRAPE_PAUSE_SECONDS = 0.5
+SCRAPE_TIMEOUT_SECONDS = 5.0
+# The workers are told of many engines' loads at once. Short: what a worker has running is compared with them.
+TELL_SECONDS = 0.05
 
 log = logging.getLogger("tri_serve.gateway")
 
@@ -32,15 +40,23 @@ class Entry:
         self.reason = "not yet asked"
         self.timeouts = 0
         self.look_now = asyncio.Event()
+        self.load: EngineLoad | None = None
+        self.meter = LoadMeter()
+        self.watchers: tuple[asyncio.Task[None], ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may be sent requests."""
+        return self.healthy and not self.address.draining
 
 
 class Roster:
-    """The replicas and their health. ``changed`` is called whenever what the workers must know has changed."""
+    """The replicas and how they are. ``changed`` is called whenever what the workers must know has changed."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._entries: dict[ReplicaAddress, Entry] = {}
-        self._watchers: dict[ReplicaAddress, asyncio.Task[None]] = {}
+        self._entries: dict[tuple[str, str, int], Entry] = {}
+        self._telling: asyncio.TimerHandle | None = None
 
     @property
     def entries(self) -> list[Entry]:
@@ -48,19 +64,27 @@ class Roster:
         return list(self._entries.values())
 
     @property
-    def any_healthy(self) -> bool:
-        """Whether some replica can answer."""
-        return any(entry.healthy for entry in self._entries.values())
+    def any_ready(self) -> bool:
+        """Whether some replica may be sent requests."""
+        return any(entry.ready for entry in self._entries.values())
 
     def replace(self, addresses: Collection[ReplicaAddress]) -> None:
         """Take over a source's list. What is known of replicas that stay is kept."""
-        entries = {address: self._entries.get(address) or Entry(address) for address in addresses}
-        for address in self._entries.keys() - entries.keys():
-            self._watchers.pop(address).cancel()
-        self._entries = entries
-        for address, entry in entries.items():
-            if address not in self._watchers:
-                self._watchers[address] = asyncio.get_running_loop().create_task(self._watch(entry))
+        before = self._entries
+        self._entries = {}
+        for address in addresses:
+            entry = before.pop(address.identity, None)
+            if entry is None:
+                entry = Entry(address)
+                entry.watchers = (
+                    asyncio.create_task(self._watch_health(entry)),
+                    asyncio.create_task(self._watch_load(entry)),
+                )
+            entry.address = address
+            self._entries[address.identity] = entry
+        for entry in before.values():
+            for watcher in entry.watchers:
+                watcher.cancel()
         self._changed()
 
     def look_at(self, names: Collection[str]) -> None:
@@ -72,17 +96,26 @@ class Roster:
     def as_json(self) -> list[dict[str, Any]]:
         """For the workers."""
         return [
-            {"address": entry.address.model_dump(), "ready": entry.healthy}
+            {
+                "address": entry.address.model_dump(),
+                "ready": entry.ready,
+                "load": (entry.load.running + entry.load.waiting, entry.load.at) if entry.load else None,
+            }
             for entry in self._entries.values()
         ]
 
     async def close(self) -> None:
         """Stop watching."""
-        for task in self._watchers.values():
-            task.cancel()
-        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+        if self._telling is not None:
+            self._telling.cancel()
+        watchers = [watcher for entry in self._entries.values() for watcher in entry.watchers]
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
 
-    async def _watch(self, entry: Entry) -> None:
+    # -- health
+
+    async def _watch_health(self, entry: Entry) -> None:
         while True:
             healthy, reason = await self._probe(entry)
             if healthy != entry.healthy:
@@ -114,17 +147,39 @@ class Roster:
         entry.timeouts = 0
         return status == 200, f"/health says {status}"
 
+    # -- load
 
-async def health_status(host: str, port: int) -> int:
-    """The HTTP status of ``/health``. Raises OSError when there is no HTTP answer."""
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        writer.write(b"GET /health HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n" % host.encode())
-        parts = (await reader.readline()).split(None, 2)
-    except ValueError as error:  # a line without end
-        raise OSError("the answer to /health is not HTTP") from error
-    finally:
-        writer.close()
-    if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
-        raise OSError("the answer to /health is not HTTP")
-    return int(parts[1])
+    async def _watch_load(self, entry: Entry) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + SCRAPE_SECONDS
+            if entry.healthy:
+                await self._scrape(entry)
+            else:
+                entry.load = None
+                entry.meter.forget()
+            # Soon after a replica has come up its load is known, too.
+            pause = due - loop.time() if entry.healthy else PROBE_DOWN_SECONDS
+            await asyncio.sleep(max(pause, SCRAPE_PAUSE_SECONDS if entry.healthy else 0.0))
+
+    async def _scrape(self, entry: Entry) -> None:
+        address = entry.address
+        try:
+            async with asyncio.timeout(SCRAPE_TIMEOUT_SECONDS):
+                page = await metrics_page(address.host, address.port)
+        except (TimeoutError, OSError) as error:  # the last load stays, and its age says how old it is
+            log.debug("%s: /metrics: %s", address.name, error)
+            return
+        readings = read_page(page) if page is not None else None
+        if readings is None:
+            entry.load = None
+            entry.meter.forget()
+            return
+        loop = asyncio.get_running_loop()
+        entry.load = entry.meter.observe(readings, loop.time())
+        if self._telling is None:
+            self._telling = loop.call_later(TELL_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self._changed()

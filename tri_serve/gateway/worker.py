@@ -16,15 +16,16 @@ import socket
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from random import getrandbits
 from typing import Any
 
 import uvloop
 
 from tri_serve.gateway import exchange as exchanges
 from tri_serve.gateway.config import CONTROL_LINE_LIMIT, GatewayConfig, ReplicaAddress
-from tri_serve.gateway.exchange import Exchange
+from tri_serve.gateway.exchange import Ending, Exchange
 from tri_serve.gateway.keys import ClientKeys
-from tri_serve.gateway.ledger import DOUBT_SECONDS, Ledger, Replica
+from tri_serve.gateway.ledger import DOUBT_SECONDS, Ledger, Replica, RosterItem
 from tri_serve.gateway.listener import ClientConnection
 from tri_serve.gateway.metrics import WorkerMetrics
 
@@ -62,7 +63,7 @@ class Worker:
         self.loop_lag = 0.0
         self.doubted: set[str] = set()
         self.doubting = asyncio.Event()
-        self._tie = 0
+        self._tie = getrandbits(16)  # workers that count alike would herd
         self._connecting: set[asyncio.Task[None]] = set()
 
     def next_tie(self) -> int:
@@ -102,6 +103,7 @@ class Worker:
             "connections": len(self.clients),
             "in_flight": {replica.name: replica.in_flight for replica in self.ledger.replicas},
             "requests_in_flight": len(self.exchanges),
+            "waiting": len(self._connecting),
             "loop_lag": lag,
             "metrics": self.metrics.snapshot(),
         }
@@ -115,12 +117,20 @@ class Worker:
             now = loop.time()
             self.loop_lag = max(self.loop_lag, now - due)
             self.ledger.drop_idle(now)
+            self.ledger.weigh(now)
             clients: Iterator[ClientConnection] = iter(list(self.clients))
             while part := list(islice(clients, SWEEP_SLICE)):
                 for client in part:
                     if client.deadline <= now:
                         client.expired()
                 await asyncio.sleep(0)
+
+    def end_replica(self, name: str) -> dict[str, int]:
+        """End everything that runs on a replica whose drain deadline has come; how many of which ending."""
+        counts = dict.fromkeys(Ending, 0)
+        for exchange in [exchange for exchange in self.exchanges if exchange.replica_name == name]:
+            counts[exchange.replica_drained()] += 1
+        return {ending.name.lower(): count for ending, count in counts.items()}
 
     async def drain(self, server: asyncio.Server, seconds: float) -> None:
         """Accept no more, let running answers end for up to ``seconds``, then end them with an error event."""
@@ -146,7 +156,16 @@ class Worker:
 class Control:
     """The worker's end of the control channel: JSON lines."""
 
-    def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        orphan_seconds: float,
+    ) -> None:
+        self.stop: asyncio.Future[float] = worker.loop.create_future()
+        """Done when the worker has to stop: with the seconds that running requests have to end."""
+        self._orphan_seconds = orphan_seconds
         self._worker = worker
         self._reader = reader
         self._writer = writer
@@ -155,24 +174,34 @@ class Control:
         """Queue one message."""
         self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
-    async def run(self) -> float:
-        """Obey until told to drain; returns the seconds for it. 0 when the first process is gone."""
+    async def run(self) -> None:
+        """Obey, while draining too, until the first process is gone."""
+        with contextlib.suppress(ConnectionError):  # it died with something of ours unread
+            await self._obey()
+        if not self.stop.done():
+            log.warning("the gateway's first process is gone: ending within %g s", self._orphan_seconds)
+            self._stop_within(self._orphan_seconds)
+
+    async def _obey(self) -> None:
         worker = self._worker
         while line := await self._reader.readline():
             message = json.loads(line)
             if "roster" in message:
-                worker.ledger.update(
-                    [
-                        (ReplicaAddress.model_validate(item["address"]), item["ready"])
-                        for item in message["roster"]
-                    ]
-                )
+                roster = [
+                    RosterItem(ReplicaAddress.model_validate(item["address"]), item["ready"], item["load"])
+                    for item in message["roster"]
+                ]
+                worker.ledger.update(roster, worker.loop.time())
             if "report" in message:
-                self.send({"report": message["report"], **worker.report()})
+                self.send({"answer": message["report"], **worker.report()})
+            if "end" in message:
+                self.send({"answer": message["ask"], **worker.end_replica(message["end"])})
             if "drain" in message:
-                return float(message["drain"])
-        log.warning("the gateway's first process is gone: ending")
-        return 0.0
+                self._stop_within(float(message["drain"]))
+
+    def _stop_within(self, seconds: float) -> None:
+        if not self.stop.done():
+            self.stop.set_result(seconds)
 
     async def tell_doubts(self) -> None:
         """Ask the roster to look at replicas that failed here, soon after it happened."""
@@ -193,17 +222,19 @@ async def serve(listen_fd: int, control_fd: int) -> None:
     )
     config = GatewayConfig.model_validate_json(await reader.readline())
     worker = Worker(config, loop)
-    control = Control(worker, reader, writer)
+    control = Control(worker, reader, writer, config.orphan_drain)
     listener = socket.socket(fileno=listen_fd)
     server = await loop.create_server(lambda: ClientConnection(worker), sock=listener, backlog=BACKLOG)
     obeying = loop.create_task(control.run())
     background = [loop.create_task(worker.watch_deadlines()), loop.create_task(control.tell_doubts())]
     control.send({"up": True})
-    await asyncio.wait([obeying, *background], return_when=asyncio.FIRST_COMPLETED)
-    for task in background:
-        if task.done():  # never: without its deadlines a worker is worse than a fresh one
+    running: list[asyncio.Future[Any]] = [control.stop, obeying, *background]
+    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task in (obeying, *background):
+        if task.done():  # else it failed: without its deadlines a worker is worse than a fresh one
             task.result()
-    await worker.drain(server, obeying.result())
+    await worker.drain(server, await control.stop)
+    background.append(obeying)
     control.send(worker.report())
     for task in background:
         task.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import socket
@@ -16,6 +15,9 @@ from tri_serve.gateway.roster import Roster
 
 # One worker's reports: every second, and at once when somebody asks for metrics.
 REPORT_SECONDS = 1.0
+# Ending some thousand requests, with their error events, takes a worker well under a second.
+END_SECONDS = 5.0
+ENDINGS = ("ended", "retried", "refused")
 # A worker that dies at once is not started again at once; one that ran for a while is.
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
@@ -33,7 +35,7 @@ class WorkerProcess:
         self.up = False
         self.last_report: dict[str, Any] = {}
         self.writer: asyncio.StreamWriter | None = None
-        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._asked = 0
 
     def send(self, message: dict[str, Any]) -> None:
@@ -43,23 +45,34 @@ class WorkerProcess:
 
     async def report(self, seconds: float) -> None:
         """Ask for fresh counts and wait for them, for at most ``seconds``; the last ones stay otherwise."""
+        await self._ask("report", {}, seconds)
+
+    async def end_replica(self, name: str, seconds: float) -> dict[str, Any]:
+        """Have everything that runs on a replica end; how many of which ending, nothing if it does not say."""
+        return await self._ask("ask", {"end": name}, seconds)
+
+    async def _ask(self, key: str, message: dict[str, Any], seconds: float) -> dict[str, Any]:
         if not self.up:
-            return
-        self._asked += 1
-        answer = asyncio.get_running_loop().create_future()
-        self._answers[self._asked] = answer
-        self.send({"report": self._asked})
-        with contextlib.suppress(TimeoutError):
+            return {}
+        self._asked = number = self._asked + 1
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
+        self.send({key: number, **message})
+        try:
             async with asyncio.timeout(seconds):
-                await answer
+                return await answer
+        except TimeoutError:
+            return {}
+        finally:
+            self._answers.pop(number, None)
 
     def received(self, message: dict[str, Any]) -> None:
-        """A report, or news."""
+        """A report, another answer, or news."""
         if "metrics" in message:
             self.last_report = message
-            answer = self._answers.pop(message.get("report", 0), None)
-            if answer is not None and not answer.done():
-                answer.set_result(None)
+        answer = self._answers.get(message.get("answer", 0))
+        if answer is not None and not answer.done():
+            answer.set_result(message)
         if message.get("up"):
             self.up = True
 
@@ -67,8 +80,7 @@ class WorkerProcess:
         """The process is gone."""
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_result(None)
-        self._answers.clear()
+                answer.set_result({})
         self.up = False
         self.pid = None
         self.writer = None
@@ -102,6 +114,15 @@ class Workers:
     async def fresh_reports(self) -> None:
         """Have every worker report now; a worker that is too busy is left with its last report."""
         await asyncio.gather(*(process.report(0.5) for process in self.processes))
+
+    async def end_replica(self, name: str) -> dict[str, int]:
+        """Have every worker end what runs on a replica; how many of which ending."""
+        answers = await asyncio.gather(
+            *(process.end_replica(name, END_SECONDS) for process in self.processes if process.up)
+        )
+        if not all(answers):
+            log.warning("not every worker said what it ended on %s", name)
+        return {ending: sum(answer.get(ending, 0) for answer in answers) for ending in ENDINGS}
 
     async def drain(self, seconds: float) -> None:
         """Tell every worker to stop and wait until they have."""

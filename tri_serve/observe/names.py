@@ -19,6 +19,11 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
+    @property
+    def series(self) -> str:
+        """The name in front of a counter's or a gauge's samples."""
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
 
 # From a cached single token on a GPU to a long answer on a CPU; vLLM's own latency buckets lie inside.
 LATENCY_BUCKETS = (
@@ -78,7 +83,22 @@ ENGINE_CONNECTIONS = Metric(
     "tri_gateway_engine_connects", "counter", "Connections opened to engines.", ("replica",)
 )
 REPLICA_READY = Metric(
-    "tri_gateway_replica_ready", "gauge", "1 if the replica may be sent requests.", ("replica",)
+    "tri_gateway_replica_ready",
+    "gauge",
+    "1 if the replica may be sent requests: healthy, and not draining.",
+    ("replica",),
+)
+REPLICA_RUNNING = Metric(
+    "tri_gateway_replica_running",
+    "gauge",
+    "Requests that the engine itself says it runs, whoever sent them; absent if it does not say.",
+    ("replica",),
+)
+REPLICA_WAITING = Metric(
+    "tri_gateway_replica_waiting",
+    "gauge",
+    "Requests that the engine itself says are waiting in it; absent if it does not say.",
+    ("replica",),
 )
 WORKERS = Metric("tri_gateway_workers", "gauge", "Worker processes that are up.")
 WORKER_RESTARTS = Metric(
@@ -106,8 +126,26 @@ GATEWAY: tuple[Metric, ...] = (
     IN_FLIGHT,
     ENGINE_CONNECTIONS,
     REPLICA_READY,
+    REPLICA_RUNNING,
+    REPLICA_WAITING,
     WORKERS,
     WORKER_RESTARTS,
     LOOP_LAG,
     BUILD,
+)
+
+# What engines say of themselves, as vLLM 0.32 names it (vllm/v1/metrics/loggers.py). An engine with several
+# data-parallel ranks says each once a rank, in the label ``engine``.
+ENGINE_RUNNING = Metric("vllm:num_requests_running", "gauge", "Requests in the engine's batches.")
+ENGINE_WAITING = Metric("vllm:num_requests_waiting", "gauge", "Requests that wait for a place in a batch.")
+ENGINE_KV_USAGE = Metric("vllm:kv_cache_usage_perc", "gauge", "Share of the KV cache in use; 1 is all of it.")
+ENGINE_TOKENS = Metric("vllm:generation_tokens", "counter", "Tokens generated.")
+ENGINE_FINISHED = Metric("vllm:request_success", "counter", "Requests that ended, by reason.")
+
+ENGINE: tuple[Metric, ...] = (
+    ENGINE_RUNNING,
+    ENGINE_WAITING,
+    ENGINE_KV_USAGE,
+    ENGINE_TOKENS,
+    ENGINE_FINISHED,
 )

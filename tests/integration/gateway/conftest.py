@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,21 @@ class Gateway:
                 total += float(value)
         return total
 
-    def put_roster(self, *mocks: Mock) -> None:
-        code, body = self.admin("PUT", "/roster", {"replicas": replicas(*mocks)})
+    def put_roster(self, *mocks: Mock, draining: Collection[Mock] = ()) -> None:
+        entries = replicas(*mocks)
+        for entry, mock in zip(entries, mocks, strict=True):
+            entry["draining"] = mock in draining
+        code, body = self.admin("PUT", "/roster", {"replicas": entries})
         assert code == 200, body
+
+    def end(self, replica: str) -> dict[str, int]:
+        code, body = self.admin("POST", "/end", {"replica": replica})
+        assert code == 200, body
+        result: dict[str, int] = json.loads(body)
+        return result
+
+    def in_flight(self) -> list[int]:
+        return [replica["in_flight"] for replica in self.status["replicas"]]
 
     def wait_ready(self) -> None:
         wait_until(self.is_ready, what="the gateway's readiness")

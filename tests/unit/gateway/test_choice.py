@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tri_serve.gateway.config import ReplicaAddress
-from tri_serve.gateway.ledger import DOUBT_SECONDS, Ledger
+from tri_serve.gateway.ledger import DOUBT_SECONDS, Ledger, RosterItem
 from tri_serve.gateway.policy import Load, least_loaded
 
 
@@ -17,7 +17,7 @@ def addresses(count: int) -> list[ReplicaAddress]:
 
 def ledger(*ready: bool) -> Ledger:
     book = Ledger(engine_key=None)
-    book.update(list(zip(addresses(len(ready)), ready, strict=True)))
+    book.update([RosterItem(*item) for item in zip(addresses(len(ready)), ready, strict=True)], now=0.0)
     return book
 
 
@@ -58,7 +58,7 @@ def test_a_new_roster_keeps_counts_of_those_who_stay_and_retires_those_who_go() 
     book = ledger(True, True)
     first, second = book.replicas
     first.in_flight = 7
-    book.update([(first.address, True)])
+    book.update([RosterItem(first.address, True)], now=0.0)
     assert book.replicas == [first]
     assert first.in_flight == 7
     assert second.retired
@@ -69,8 +69,8 @@ def test_a_replica_that_becomes_ready_again_is_not_doubted_any_more() -> None:
     book = ledger(True)
     (replica,) = book.replicas
     replica.doubted_until = 10.0
-    book.update([(replica.address, False)])
-    book.update([(replica.address, True)])
+    book.update([RosterItem(replica.address, False)], now=0.0)
+    book.update([RosterItem(replica.address, True)], now=0.0)
     assert replica.doubted_until == 0.0
 
 
@@ -78,5 +78,5 @@ def test_a_name_at_another_address_is_another_replica() -> None:
     book = ledger(True)
     (before,) = book.replicas
     moved = ReplicaAddress(name=before.name, host="127.0.0.1", port=9999)
-    book.update([(moved, True)])
+    book.update([RosterItem(moved, True)], now=0.0)
     assert book.replicas[0] is not before

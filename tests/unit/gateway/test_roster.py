@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tri_serve.gateway.roster import health_status
+from tri_serve.gateway.probes import health_status
 
 
 @pytest.mark.parametrize("answer", [b"x" * 200_000, b"\xff\xfe\r\n", b"HTTP/1.1 ok\r\n", b""])

@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 from benchmarks.gateway.machine import facts
 
+from .both_serve import both_serve
 from .engines import engines
 from .fleet import Fleet, Plan
 from .gateways import gateway, workers
 from .kills import Say
+from .ray_killed import ray
 from .result import Result
 
 
@@ -38,6 +40,8 @@ SCENARIOS: dict[str, Scenario] = {
     "engines": engines,
     "workers": workers,
     "gateway": gateway,
+    "ray": ray,
+    "both_serve": both_serve,
 }
 WORKERS = {"workers": 2}
 """Workers of the gateway, where a scenario needs more than one."""

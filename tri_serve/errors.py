@@ -127,14 +127,14 @@ class ConnectionFailedError(TriServeError):
 
 
 class MissingExtraError(TriServeError):
-    """An optional part of tri-serve is not installed. ``extra`` names it."""
+    """An optional part of tri-serve is not installed. ``extra`` names it; ``otherwise`` is how to do without."""
 
     exit_code = 19
 
-    def __init__(self, extra: str, purpose: str) -> None:
+    def __init__(self, extra: str, purpose: str, *, otherwise: str | None = None) -> None:
         super().__init__(
             f"{purpose} needs the optional part '{extra}', which is not installed here",
-            hint=f"pip install 'tri-serve[{extra}]'",
+            hint=f"pip install 'tri-serve[{extra}]'" + (f", or {otherwise}" if otherwise else ""),
         )
         self.extra = extra
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,30 +24,34 @@ from tri_serve.errors import (
 )
 from tri_serve.fleet.keys import check_exposure, client_key_hashes
 from tri_serve.fleet.local import LOG_BYTES
-from tri_serve.fleet.prepare import Prepared
+from tri_serve.fleet.prepare import Prepared, fleet_gpus
 from tri_serve.fleet.release import known_releases, release_paths
+from tri_serve.fleet.resources import (
+    available_memory,
+    check_disk,
+    check_memory,
+    check_shared_memory,
+    engine_memory,
+    replicas_key,
+)
 from tri_serve.fleet.state import read_state
-from tri_serve.launch.device import Device, detect_device
+from tri_serve.launch.device import Device, check_gpus, detect_device
 from tri_serve.launch.environment import EngineEnvironment, find_environment
 from tri_serve.launch.inherited import inherited_environment
 from tri_serve.places import cache_dir, data_dir
 from tri_serve.process.ports import bind_listener
 from tri_serve.spec.engine import ModelSpec
+from tri_serve.spec.fleet import FleetSpec
 from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.models import Spec
 
-_GIB = 2**30
-ENGINE_BASE_BYTES = int(1.5 * _GIB)
-"""Memory of a vLLM 0.32 CPU engine without weights and KV cache. Measured (PSS of its three processes, tiny
-checkpoint): 2.54 GB with 1 GiB of KV cache, 4.68 GB with 3 GiB, so 1.46 GB and the KV cache in full."""
-_WEIGHTS_FACTOR = 2.0
-"""Not measured: while a CPU engine repacks 4-bit weights for its kernels, both forms may exist."""
-GATEWAY_BYTES = 128 * 2**20
 _STATE_BYTES = 64 * 2**20
 _FINDS_VLLM = "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('vllm') else 1)"
 _PYTHON_SECONDS = 60
 """A Python starts in well under a second, but from a slow network disk in many."""
 _GATEWAY_PACKAGES = ("uvloop", "httptools", "orjson")
+_RAY_PACKAGES = ("ray", "fastapi", "starlette", "uvicorn", "grpc")
+"""Ray, and what its Serve imports: a Ray that came with something else often lacks it."""
 
 
 @dataclass(frozen=True)
@@ -102,68 +105,6 @@ class _Problems:
         combined = TriServeError("\n".join(lines))
         combined.exit_code = self.found[0].exit_code
         raise combined
-
-
-def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that new processes can take: the machine's, or what a cgroup leaves of it."""
-    meminfo = dict(
-        line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines() if ":" in line
-    )
-    available = int(meminfo["MemAvailable"].split()[0]) * 1024
-    group = root / "sys/fs/cgroup"
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        current = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return available
-    return available if limit == "max" else min(available, max(0, int(limit) - current))
-
-
-def engine_memory(spec: Spec, device: Device, weights: int) -> int:
-    """Bytes of main memory that one engine takes, estimated."""
-    if device == "cuda":
-        return ENGINE_BASE_BYTES
-    return ENGINE_BASE_BYTES + int(weights * _WEIGHTS_FACTOR) + int(spec.engine.cpu_kv_cache_gib * _GIB)
-
-
-def check_memory(
-    spec: Spec, device: Device, weights: int, *, engines: int, available: int, given_back: int = 0
-) -> None:
-    """Raises ResourceError if ``engines`` more of them do not fit into ``available`` bytes.
-
-    ``given_back``: what the engines that they replace hold; it comes on top of what is available.
-    """
-    each = engine_memory(spec, device, weights)
-    needed = engines * each + GATEWAY_BYTES
-    total = available + given_back
-    if needed <= total:
-        return
-    kv = f", {spec.engine.cpu_kv_cache_gib:g} GiB of it KV cache" if device == "cpu" else ""
-    fitting = max(0, (total - GATEWAY_BYTES) // each)
-    raise ResourceError(
-        f"memory: {engines} engine{'' if engines == 1 else 's'} of about {each / _GIB:.1f} GiB{kv} need "
-        f"{needed / _GIB:.1f} GiB, and {total / _GIB:.1f} GiB are available"
-        + (f", {given_back / _GIB:.1f} GiB of them held by what is replaced" if given_back else ""),
-        hint=f"--set fleet.replicas={fitting} fits"
-        if fitting and engines > 1
-        else "stop other programs, or take a smaller checkpoint"
-        + (" or KV cache (--set engine.cpu_kv_cache_gib=0.5)" if device == "cpu" else ""),
-    )
-
-
-def check_disk(folder: Path, needed: int, purpose: str) -> None:
-    """Raises ResourceError if the disk of ``folder`` (or of its first existing parent) has too little left."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        free = shutil.disk_usage(existing).free
-    except OSError as error:
-        raise ResourceError(f"{existing}: {error.strerror}") from error
-    if free < needed:
-        raise ResourceError(
-            f"disk: {purpose} in {folder} need {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free"
-        )
-    if not os.access(existing, os.W_OK):
-        raise ResourceError(f"{existing} cannot be written, and {purpose} go there")
 
 
 def check_context(model: ModelSpec, architecture: Architecture) -> None:
@@ -233,8 +174,27 @@ def _release_on(port: int) -> str | None:
 
 def check_packages() -> None:
     """Raises MissingExtraError if what the gateway runs on is not installed."""
-    if any(find_spec(name) is None for name in _GATEWAY_PACKAGES):
+    if not all(map(_installed, _GATEWAY_PACKAGES)):
         raise MissingExtraError("gateway", "the gateway")
+
+
+def check_ray(fleet: FleetSpec) -> None:
+    """Raises MissingExtraError if Ray is wanted and not installed, ResourceError if it could not start here.
+
+    Nothing is imported: Ray takes half a second and starts threads.
+    """
+    if fleet.supervisor != "ray":
+        return
+    if not all(map(_installed, _RAY_PACKAGES)):
+        otherwise = "run without it: --supervisor process" if fleet.target == "local" else None
+        raise MissingExtraError("ray", "the Ray supervisor", otherwise=otherwise)
+    check_shared_memory()
+
+
+def _installed(name: str) -> bool:
+    """Whether the package can be imported; a mere folder of that name in the working directory does not count."""
+    found = find_spec(name)
+    return found is not None and found.origin is not None
 
 
 def preflight(
@@ -249,8 +209,9 @@ def preflight(
     """Check everything; raises one error that names all that was found wrong.
 
     ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs
-    another socket, ``new_engines`` how many engines come on top of those that run, and ``replaced`` which of
-    those get a successor.
+    another socket, ``new_engines`` how many engines come on top of those that run (None: the fleet is new, and
+    so is its Ray), and ``replaced`` which of those get a successor. A fleet that may grow is checked as large
+    as it can become. On a cluster, ports, memory and GPUs are the nodes' and are not judged here.
     """
     problems = _Problems()
     keys = 0
@@ -290,16 +251,27 @@ def preflight(
         check_context(spec.model, found.architecture)
         facts = found
 
-    engines = spec.fleet.replicas if new_engines is None else new_engines
+    here = spec.fleet.target == "local"
+    engines = spec.fleet.most_replicas if new_engines is None else new_engines
     problems.collect(check_packages)
+    problems.collect(lambda: check_ray(spec.fleet))
     problems.collect(check_keys)
     problems.collect(check_environment)
     problems.collect(check_launch)
-    if new_listener:
+    if here and device == "cuda":
+        problems.collect(
+            lambda: check_gpus(
+                spec.fleet.most_replicas,
+                spec.engine.tensor_parallel_size,
+                fleet_gpus(spec),
+                key=replicas_key(spec),
+            )
+        )
+    if here and new_listener:
         problems.collect(lambda: check_port(spec.gateway))
     problems.collect(lambda: check_disk(state, _STATE_BYTES + LOG_BYTES, "state and logs"))
     problems.collect(check_checkpoint)
-    if facts is not None:
+    if here and facts is not None:
         weights = facts.total_bytes
         successors = replaced.count if replaced else 0
         problems.collect(
@@ -310,6 +282,8 @@ def preflight(
                 engines=engines + successors,
                 available=available_memory(),
                 given_back=replaced.memory() if replaced else 0,
+                staying=max(0, spec.fleet.most_replicas - engines - successors),
+                with_ray=spec.fleet.supervisor == "ray" and new_engines is None,
             )
         )
     problems.raise_any()

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tri_serve.checkpoint.architecture import read_architecture
 from tri_serve.checkpoint.tiny import tiny_checkpoint
-from tri_serve.errors import EngineEnvironmentError, ResourceError, SpecError, TriServeError, UsageError
+from tri_serve.errors import (
+    EngineEnvironmentError,
+    MissingExtraError,
+    ResourceError,
+    SpecError,
+    TriServeError,
+    UsageError,
+)
+from tri_serve.fleet import preflight as checks
 from tri_serve.fleet.keys import check_exposure
 from tri_serve.fleet.preflight import (
     Replaced,
-    available_memory,
     check_context,
-    check_disk,
-    check_memory,
+    check_packages,
     check_port,
     check_python,
-    engine_memory,
+    check_ray,
     preflight,
 )
 from tri_serve.fleet.state import FleetPhase, FleetState, GatewayState, SupervisorState
+from tri_serve.spec.fleet import FleetSpec, RaySpec
 from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.load import load_spec
 from tri_serve.spec.models import Spec
@@ -32,60 +43,6 @@ GIB = 2**30
 SPEC = Spec.model_validate(
     {"model": {"source": "tiny:bf16", "served_name": "t"}, "engine": {"cpu_kv_cache_gib": 4}}
 )
-
-
-def test_memory_that_suffices_is_no_problem() -> None:
-    check_memory(SPEC, "cpu", 0, engines=1, available=64 * GIB)
-
-
-def test_too_little_memory_is_refused_with_the_numbers_and_what_fits() -> None:
-    each = engine_memory(SPEC, "cpu", GIB)
-    with pytest.raises(
-        ResourceError, match=r"3 engines of about .* need .* GiB, and .* GiB are available"
-    ) as caught:
-        check_memory(SPEC, "cpu", GIB, engines=3, available=2 * each + GIB // 2)
-    assert caught.value.hint == "--set fleet.replicas=2 fits"
-
-
-def test_a_single_engine_that_does_not_fit_names_the_kv_cache() -> None:
-    with pytest.raises(ResourceError, match="4 GiB of it KV cache") as caught:
-        check_memory(SPEC, "cpu", GIB, engines=1, available=GIB)
-    assert "engine.cpu_kv_cache_gib" in (caught.value.hint or "")
-
-
-def test_weights_and_kv_cache_on_a_gpu_take_no_main_memory() -> None:
-    assert engine_memory(SPEC, "cuda", 13 * GIB) == engine_memory(SPEC, "cuda", 0)
-
-
-def proc(root: Path, available_kib: int) -> None:
-    (root / "proc").mkdir()
-    (root / "proc/meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {available_kib} kB\n")
-
-
-def test_available_memory_is_the_machines(tmp_path: Path) -> None:
-    proc(tmp_path, 1024)
-    assert available_memory(tmp_path) == 2**20
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"), [("max", 8 * GIB), (str(5 * GIB), 3 * GIB), (str(64 * GIB), 8 * GIB)]
-)
-def test_available_memory_is_what_the_container_leaves(tmp_path: Path, limit: str, expected: int) -> None:
-    proc(tmp_path, 8 * GIB // 1024)
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.max").write_text(limit + "\n")
-    (group / "memory.current").write_text(str(2 * GIB))
-    assert available_memory(tmp_path) == expected
-
-
-def test_too_little_disk_is_refused_with_the_numbers(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match=r"disk: logs in .*/not/there need .* MiB, and .* MiB are free"):
-        check_disk(tmp_path / "not" / "there", 2**60, "logs")
-
-
-def test_enough_disk_is_no_problem(tmp_path: Path) -> None:
-    check_disk(tmp_path / "not" / "there", 1, "logs")
 
 
 @pytest.mark.parametrize(
@@ -163,13 +120,6 @@ def test_a_python_without_vllm_is_no_environment(tmp_path: Path) -> None:
         check_python(program(tmp_path / "old", "echo 'SyntaxError: what?' >&2; exit 1"))
 
 
-def test_the_memory_of_replaced_engines_counts_as_available() -> None:
-    each = engine_memory(SPEC, "cpu", 0)
-    check_memory(SPEC, "cpu", 0, engines=2, available=GIB, given_back=2 * each)
-    with pytest.raises(ResourceError, match=r"5\.5 GiB of them held by what is replaced"):
-        check_memory(SPEC, "cpu", 0, engines=2, available=GIB, given_back=each)
-
-
 def test_a_successor_that_is_too_large_is_refused_before_the_engine_ends(places: Path) -> None:
     before = load_spec(None, [], {}, sets=["gateway.port=1"]).spec
     after = load_spec(None, [], {}, sets=["gateway.port=1", "engine.cpu_kv_cache_gib=1024"]).spec
@@ -213,3 +163,114 @@ def test_a_port_of_another_release_is_said_to_be_its(places: Path) -> None:
         with pytest.raises(ResourceError, match=f"taken by pid {os.getpid()}"):
             check_port(gateway)
     check_port(gateway)
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes packages look as if they were not installed."""
+
+    def hide(*names: str) -> None:
+        monkeypatch.setattr(checks, "find_spec", lambda name: None if name in names else find_spec(name))
+
+    return hide
+
+
+def test_a_ray_that_is_not_installed_is_named_with_both_ways_on(without: Callable[..., None]) -> None:
+    check_ray(FleetSpec())
+    without("ray")
+    with pytest.raises(
+        MissingExtraError, match="the Ray supervisor needs the optional part 'ray'"
+    ) as refused:
+        check_ray(FleetSpec())
+    assert refused.value.hint == "pip install 'tri-serve[ray]', or run without it: --supervisor process"
+    check_ray(FleetSpec(supervisor="process"))
+
+
+def test_a_cluster_cannot_do_without_ray(without: Callable[..., None]) -> None:
+    without("ray")
+    with pytest.raises(MissingExtraError) as refused:
+        check_ray(FleetSpec(target="ray", ray=RaySpec(address="auto")))
+    assert refused.value.hint == "pip install 'tri-serve[ray]'"
+
+
+def test_a_ray_without_serve_is_no_ray(without: Callable[..., None]) -> None:
+    without("fastapi")
+    with pytest.raises(MissingExtraError, match="'ray'"):
+        check_ray(FleetSpec())
+
+
+def test_a_folder_of_the_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_such_package_of_ours").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(checks, "_GATEWAY_PACKAGES", ("no_such_package_of_ours",))
+    assert find_spec("no_such_package_of_ours") is not None
+    with pytest.raises(MissingExtraError, match="'gateway'"):
+        check_packages()
+
+
+def test_looking_for_ray_does_not_import_it() -> None:
+    code = (
+        "import sys; from tri_serve.fleet.preflight import check_ray; from tri_serve.spec.fleet import FleetSpec; "
+        "check_ray(FleetSpec()); sys.exit('ray' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def on_gpus(monkeypatch: pytest.MonkeyPatch, *gpus: str) -> None:
+    monkeypatch.setattr(checks, "detect_device", lambda requested: "cuda")
+    monkeypatch.setattr(checks, "fleet_gpus", lambda spec: gpus)
+
+
+@pytest.mark.parametrize(
+    ("sets", "words", "hint"),
+    [
+        (["fleet.replicas=3"], "3 engines need 3, and 2 are visible (0, 1)", "fleet.replicas=2 fits"),
+        (
+            ["fleet.replicas=2", "engine.tensor_parallel_size=2", "fleet.supervisor=process"],
+            "2 engines need 4 (2 each",
+            "fleet.replicas=1 fits",
+        ),
+        (["fleet.replicas.max=4"], "4 engines need 4, and 2 are visible", "fleet.replicas.max=2 fits"),
+    ],
+)
+def test_more_engines_than_gpus_are_refused(
+    places: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str], words: str, hint: str
+) -> None:
+    on_gpus(monkeypatch, "0", "1")
+    spec = load_spec(None, [], {}, sets=[*sets, "gateway.port=1"]).spec
+    with pytest.raises(TriServeError) as refused:
+        preflight(spec, environment_hashes={}, state=places, new_listener=False)
+    assert words in refused.value.message
+    assert hint in f"{refused.value.message} {refused.value.hint}"
+
+
+def test_engines_that_have_gpus_enough_and_engines_of_a_cluster_are_not_refused(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpus(monkeypatch, "0", "1")
+    monkeypatch.setattr(checks, "available_memory", lambda: 64 * GIB)
+    enough = load_spec(None, [], {}, sets=["fleet.replicas.max=2"]).spec
+    assert preflight(enough, environment_hashes={}, state=places, new_listener=False).device == "cuda"
+    monkeypatch.setattr(checks, "available_memory", lambda: 0)
+    cluster = ["fleet.replicas=9", "fleet.target=ray", "fleet.ray.address=auto"]
+    spec = load_spec(None, [], {}, sets=cluster).spec
+    assert preflight(spec, environment_hashes={}, state=places).device == "cuda"
+
+
+def test_a_new_fleet_needs_room_for_all_that_it_may_become_and_for_its_ray(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "detect_device", lambda requested: "cpu")
+    monkeypatch.setattr(checks, "available_memory", lambda: 8 * GIB)
+    spec = load_spec(None, [], {}, sets=["fleet.replicas.max=4"]).spec
+    with pytest.raises(
+        ResourceError, match=r"4 engines of .* and 0\.9 GiB of Ray need 1.\.. GiB, and 8\.0"
+    ) as no:
+        preflight(spec, environment_hashes={}, state=places, new_listener=False)
+    assert no.value.hint == "--set fleet.replicas.max=2 fits"
+    # Two run already, and so does Ray: one more fits, two do not.
+    preflight(spec, environment_hashes={}, state=places, new_listener=False, new_engines=2)
+    monkeypatch.setattr(checks, "available_memory", lambda: 4 * GIB)
+    with pytest.raises(ResourceError, match=r"2 engines of about [^R]*$") as no:
+        preflight(spec, environment_hashes={}, state=places, new_listener=False, new_engines=2)
+    assert no.value.hint == "--set fleet.replicas.max=3 fits"

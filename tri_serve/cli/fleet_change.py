@@ -137,9 +137,13 @@ def _with_replicas(spec: Spec, replicas: int) -> Spec:
 def _running(paths: ReleasePaths) -> Desired:
     """What the fleet runs, with the client keys that it knows: those of its own `up`, not of this process."""
     try:
-        applied = Spec.model_validate(yaml.safe_load(paths.spec.read_text(encoding="utf-8")))
+        plain = yaml.safe_load(paths.spec.read_text(encoding="utf-8"))
+        applied = Spec.model_validate_json(json.dumps(plain))  # as JSON: YAML has no tuples either
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FleetError(f"{paths.spec} does not say what {paths.release} runs: {error}") from error
+        raise FleetError(
+            f"{paths.spec} does not say what {paths.release} runs: {str(error).splitlines()[0]}",
+            hint="tri-serve up --replicas N says it anew",
+        ) from error
     hashes = _environment_hashes(paths)
     preview = detached.apply(
         paths, Desired(spec=applied, environment_hashes=hashes), preview=True, progress=click.echo

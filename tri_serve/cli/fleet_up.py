@@ -22,7 +22,7 @@ from tri_serve.errors import EngineStartError, FleetError, GatewayStartError
 from tri_serve.fleet import detached
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.keys import environment_key_hashes
-from tri_serve.fleet.local import LocalFleet, base_url
+from tri_serve.fleet.fleet import Fleet, base_url
 from tri_serve.fleet.release import ReleasePaths, exclusive, release_paths
 from tri_serve.fleet.state import FleetState, read_state
 
@@ -132,7 +132,7 @@ def _run_here(paths: ReleasePaths, desired: Desired, times: Times, *, running: C
 
     configure_logging(paths.log("supervisor"))
 
-    def on_ready(fleet: LocalFleet) -> None:
+    def on_ready(fleet: Fleet) -> None:
         click.echo(f"{paths.release} is ready: {base_url(fleet.spec)}/v1 after {times.total:.1f} s", err=True)
         running()
 

@@ -28,7 +28,9 @@ _ENDS = ("ready", "running", "stopped")
 _ENGINE = "engine "
 """How a supervisor begins what it says of an engine on its way."""
 _PART = re.compile(r"([a-z0-9][\w.@-]*): (.+)", re.DOTALL)
-_BAR = 16
+_BAR = 12
+_WIDEST = 100
+"""Columns of the view on a wide terminal: seconds far from what they are about are hard to read."""
 _INTERRUPTED = 130
 
 
@@ -58,7 +60,7 @@ class Step:
             return self.text
         text = self.text
         if self.since is not None:
-            text += f" {max(0.0, time.time() - self.since):.0f} s"
+            text += f" {max(0, int(time.time() - self.since))} s"
         if self.expected:
             text = f"{text:<14} {comparison(time.monotonic() - self.expected_from, self.expected)}"
         return text
@@ -146,8 +148,10 @@ class LiveSteps:
 
         self._steps: dict[str, Step] = {}
         self._spinner = Spinner("dots")
+        console = Console(stderr=True)
+        self._width = min(console.width - len("^C") - 1, _WIDEST)  # a terminal that echoes it must not wrap
         self._live = Live(
-            get_renderable=self._table, console=Console(stderr=True), refresh_per_second=10, transient=False
+            get_renderable=self._table, console=console, refresh_per_second=10, transient=False
         )
 
     def __enter__(self) -> Self:
@@ -191,7 +195,8 @@ class LiveSteps:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table.grid(padding=(0, 1))
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.width = self._width
         table.add_column(width=1)
         table.add_column(no_wrap=True)
         table.add_column(ratio=1, overflow="fold")

@@ -7,6 +7,7 @@ import re
 import click
 import pytest
 
+from tri_serve.cli.fleet_status import print_status
 from tri_serve.cli.fleet_views import (
     after_failed_change,
     duration,
@@ -15,7 +16,6 @@ from tri_serve.cli.fleet_views import (
     status_data,
     word,
 )
-from tri_serve.cli.fleet_status import print_status
 from tri_serve.cli.progress import PlainSteps, SupervisorLines, goes_on
 from tri_serve.fleet.state import (
     FleetPhase,

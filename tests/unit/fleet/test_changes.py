@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tri_serve.errors import UsageError
 from tri_serve.fleet.changes import spec_changes
+from tri_serve.spec.fleet import Autoscaling
 from tri_serve.spec.models import Spec
 
 
@@ -87,3 +89,52 @@ def test_a_secret_in_the_difference_is_not_shown() -> None:
     )
     assert changes.engines
     assert "hf_" not in " ".join(changes.differences)
+
+
+BOUNDS = {"min": 2, "max": 4}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ({}, {"supervisor": "process"}, "fleet.supervisor: ray -> process"),
+        ({}, {"replicas": BOUNDS}, "fleet.replicas: 1, fixed -> 2 to 4, by load"),
+        ({"replicas": BOUNDS}, {"replicas": 2}, "fleet.replicas: 2 to 4, by load -> 2, fixed"),
+        (
+            {},
+            {"target": "ray", "ray": {"address": "auto"}},
+            "fleet.target: local -> ray; fleet.ray.address: not set -> auto",
+        ),
+        (
+            {"target": "ray", "ray": {"address": "auto"}},
+            {"target": "ray", "ray": {"address": "auto", "gateway_nodes": ("a",)}},
+            "fleet.ray.gateway_nodes: [] -> [a]",
+        ),
+    ],
+)
+def test_what_stands_with_the_whole_fleet_is_refused_in_one_line(
+    old: dict[str, object], new: dict[str, object], words: str
+) -> None:
+    changes = spec_changes(spec(fleet=old), spec(fleet=new, engine={"max_num_seqs": 8}))
+    assert changes
+    with pytest.raises(UsageError) as refused:
+        changes.check()
+    assert refused.value.message == f"only a fleet that starts anew can change {words}"
+    assert refused.value.hint == "tri-serve down, then tri-serve up"
+    assert changes.replicas is None
+
+
+def test_other_bounds_are_a_rule_from_now_on_and_start_or_stop_nothing_themselves() -> None:
+    changes = spec_changes(spec(fleet={"replicas": BOUNDS}), spec(fleet={"replicas": {"min": 3, "max": 8}}))
+    assert changes
+    changes.check()
+    assert changes.autoscaling == Autoscaling(min=3, max=8)
+    assert (changes.gateway, changes.engines, changes.replicas) == (False, False, None)
+    assert changes.actions == ("follow the load between 3 and 8 engines",)
+    assert changes.differences == ("fleet.replicas.min: 2 -> 3", "fleet.replicas.max: 4 -> 8")
+
+
+def test_the_same_bounds_are_no_change() -> None:
+    same = spec(fleet={"replicas": BOUNDS})
+    assert not spec_changes(same, spec(fleet={"replicas": BOUNDS}))
+    assert spec_changes(same, spec(fleet={"replicas": BOUNDS}, gateway={"workers": 2})).autoscaling is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import math
 from collections import deque
 from enum import Enum
@@ -13,8 +12,9 @@ import httptools
 
 from tri_serve.gateway import replies
 from tri_serve.gateway.exchange import Exchange, State
+from tri_serve.gateway.reading import RequestReader
 from tri_serve.gateway.replies import Refusal
-from tri_serve.gateway.request import KNOWN_HEADERS, RepeatedHead, Request, head_too_large
+from tri_serve.gateway.request import RepeatedHead, Request
 from tri_serve.observe import names
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # A refused request may still be sending its body: it is read and dropped for this long, since closing at once
 # would reset the connection and take the answer with it.
 LINGER_SECONDS = 2.0
-# A refused body up to this size is awaited, so that the connection can be used again.
-AWAITED_BODY_BYTES = 65_536
+# A connection that was accepted just before a drain gets this long to send what it was opened for.
+FIRST_REQUEST_SECONDS = 1.0
 # What a client may have written before it stops being sent more: a screenful of events.
 WRITE_BUFFER_BYTES = 65_536
 
@@ -40,23 +40,19 @@ class Phase(Enum):
 
 
 class ClientConnection(asyncio.Protocol):
-    """One client connection. httptools calls back into it while it feeds."""
+    """One client connection. Its reader tells it of the requests that come."""
 
     __slots__ = (
         "_exchange",
-        "_fed",
-        "_headers",
+        "_fresh",
         "_held",
-        "_incoming",
-        "_last_is_in",
-        "_parser",
         "_paused",
         "_phase",
         "_queue",
+        "_reader",
         "_repeated",
         "_served",
         "_unsent",
-        "_verified",
         "_worker",
         "deadline",
         "transport",
@@ -64,26 +60,21 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._parser = httptools.HttpRequestParser(self)
+        self._reader = RequestReader(worker, self)
         self._phase = Phase.IDLE
-        self._incoming: Request | None = None
+        # Nothing has been answered on it yet.
+        self._fresh = True
         # Requests that came whole while an earlier one was being answered, or its answer was still being taken.
         # Reading stops while there are any.
         self._queue: deque[Request] = deque()
         self._held = False
         self._exchange: Exchange | None = None
-        self._headers: dict[bytes, bytes] = {}
         self._repeated: RepeatedHead | None = None
         # The last request that was served as it came, without waiting in the queue.
         self._served: Request | None = None
-        # Bytes since the parser last reported anything that it does not collect.
-        self._fed = 0
-        # The request that asked for the connection's end is whole: whatever follows it is nobody's.
-        self._last_is_in = False
         self._paused = False
         # What a client that is behind had not taken when that was last looked at.
         self._unsent = math.inf
-        self._verified = b""
         self.deadline = math.inf
         self.transport: asyncio.Transport
 
@@ -104,40 +95,36 @@ class ClientConnection(asyncio.Protocol):
             self.transport.write(self._answer(None, refusal))
             self.transport.close()
             self._phase = Phase.LINGER
+            self._reader.stop()
             return
         worker.clients.add(self)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._wait(Phase.IDLE, worker.timeouts.keep_alive)
 
-    @property
-    def _lingers(self) -> bool:
-        return self._phase is Phase.LINGER
-
     def data_received(self, data: bytes) -> None:
-        if self._lingers or self._last_is_in:
+        reader = self._reader
+        if reader.stopped or reader.last_is_in:
             return
-        fresh = self._phase is Phase.IDLE and self._incoming is None and not self._paused
-        if fresh:
+        first = self._phase is Phase.IDLE and reader.incoming is None and not self._paused
+        if first:
             if self._repeated is not None:
                 request = self._repeated.match(data, self._worker.limits.body_bytes)
                 if request is not None:
                     self._serve(request)
                     return
             self._wait(Phase.HEAD, self._worker.timeouts.head)
-        # The parser reports a header only when it is whole, in trailers, too: bound what it may be collecting.
-        self._fed += len(data)
         try:
-            self._feed(data)
+            reader.feed(data)
         except httptools.HttpParserError as error:
-            if not self._lingers and not self._last_is_in:  # else it stands behind the last request
+            if not reader.stopped and not reader.last_is_in:  # else it stands behind the last request
                 self._stop_reading(
                     Refusal(400, "bad_http", f"this is not HTTP/1.1: {error}", code="bad_request", close=True)
                 )
             return
         served, self._served = self._served, None
-        if fresh and served is not None and served.refusal is None and not self._queue:
+        if first and served is not None and served.refusal is None and not self._queue:
             self._repeated = RepeatedHead.learn(data, served)
-        self._bound_incoming()
+        self._refuse_early()
         if self._queue:
             self._hold()
 
@@ -148,7 +135,7 @@ class ClientConnection(asyncio.Protocol):
         self._worker.client_gone(self)
         self.deadline = math.inf
         self._queue.clear()
-        self._incoming = None
+        self._reader.stop()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone()
@@ -168,124 +155,33 @@ class ClientConnection(asyncio.Protocol):
         elif self._phase is not Phase.LINGER:
             self._await_next()
 
-    # -- what httptools calls while it feeds
+    # -- what the reader tells
 
-    def on_message_begin(self) -> None:
-        self._incoming = request = Request()
-        request.headers = self._headers = {}
-
-    def on_url(self, url: bytes) -> None:
-        request = cast("Request", self._incoming)
-        request.target += url
-        request.head_bytes += len(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        request = cast("Request", self._incoming)
-        request.head_bytes += len(name) + len(value) + 4
-        name = name.lower()
-        if name in KNOWN_HEADERS:
-            if name in self._headers:
-                request.repeated = name
-            self._headers[name] = value
-
-    def on_headers_complete(self) -> None:
-        request = cast("Request", self._incoming)
-        worker = self._worker
-        parser = self._parser
-        limits = worker.limits
-        self._fed = 0
-        if self._phase is Phase.LINGER:
-            return
-        request.method = parser.get_method()
-        request.keep_alive = parser.should_keep_alive()
-        request.version_1_1 = parser.get_http_version() == "1.1"
-        if self._is_offer(request):
-            return
-        request.refusal = request.check_head(
-            parser.get_http_version(), limits.head_bytes, limits.body_bytes
-        ) or self._check_key(request)
+    def head_complete(self, request: Request) -> None:
+        """A head is there and was checked: its body may come."""
         if self._phase is not Phase.EXCHANGE:
-            self._wait(Phase.BODY, worker.timeouts.body)
+            self._wait(Phase.BODY, self._worker.timeouts.body)
             if request.refusal is None and b"expect" in request.headers:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_chunk_header(self) -> None:
-        self._fed = 0
-
-    def on_body(self, body: bytes) -> None:
-        self._fed = 0
-        cast("Request", self._incoming).add(body, self._worker.limits.body_bytes)
-
-    def on_message_complete(self) -> None:
-        request = cast("Request", self._incoming)
-        if self._phase is Phase.LINGER or self._is_offer(request):
-            return
-        self._incoming = None
-        self._last_is_in = not request.keep_alive
+    def request_complete(self, request: Request) -> None:
+        """A request is whole: serve it, or queue it behind the one that is being answered."""
         if self._exchange is not None or self._queue or self._paused:
             self._queue.append(request)
         else:
             self._served = request
             self._serve(request)
 
-    def _is_offer(self, request: Request) -> bool:
-        return bool(self._parser.should_upgrade()) and request.method != b"CONNECT"
-
     # -- taking requests
 
-    def _feed(self, data: bytes) -> None:
-        while data:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                if self._phase is Phase.LINGER or self._incoming is None:
-                    return
-                # The client offers another protocol (Java's HTTP client always offers h2c). RFC 9110 section
-                # 7.8 lets a server decline by answering as ever, but the parser takes the body for the other
-                # protocol's bytes: have a fresh one read the same request without the offer.
-                data = self._incoming.head_again() + data[upgrade.args[0] :]
-                self._parser = httptools.HttpRequestParser(self)
-            else:
-                return
-
-    def _bound_incoming(self) -> None:
-        request = self._incoming
-        if request is None or self._phase is Phase.LINGER:
-            return
-        limits = self._worker.limits
-        if self._fed > limits.head_bytes:
-            request.refusal = head_too_large(limits.head_bytes)
-        refusal = request.refusal
+    def _refuse_early(self) -> None:
+        refusal = self._reader.refused_early()
         if refusal is None:
-            return
-        length = int(request.headers.get(b"content-length", b"-1"))
-        if not refusal.close and b"expect" not in request.headers and 0 <= length <= AWAITED_BODY_BYTES:
             return
         if self._exchange is not None or self._queue or self._paused:
             self._hold()  # it is refused when what came before it has been answered
         else:
-            self._stop_reading(refusal, request)
-
-    def _check_key(self, request: Request) -> Refusal | None:
-        keys = self._worker.keys
-        if not keys or (request.route is not None and request.route.local):
-            return None
-        headers = request.headers
-        given = headers.get(b"authorization")
-        if given is not None:
-            scheme, _, key = given.partition(b" ")
-            key = key.strip() if scheme.lower() == b"bearer" else b""
-        else:
-            key = headers.get(b"x-api-key", b"")
-        if not key:
-            message = "You didn't provide an API key; send it as 'Authorization: Bearer KEY'"
-            return Refusal(401, "no_key", message, code="missing_api_key")
-        if self._verified and hmac.compare_digest(key, self._verified):
-            return None
-        if keys.name_of(key) is None:
-            return Refusal(401, "wrong_key", "Incorrect API key provided", code="invalid_api_key")
-        self._verified = key
-        return None
+            self._stop_reading(refusal, self._reader.incoming)
 
     def _serve(self, request: Request) -> None:
         worker = self._worker
@@ -346,6 +242,7 @@ class ClientConnection(asyncio.Protocol):
     def exchange_over(self, request: Request) -> None:
         """The answer is complete: next request, or end of the connection."""
         self._exchange = None
+        self._fresh = False
         if not self.will_keep_alive(request):
             self._linger()
             return
@@ -356,7 +253,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _await_next(self) -> None:
         """Go on with what the client sent meanwhile, or wait for what it sends next."""
-        if self._incoming is not None:  # part of the next request came while the last one was answered
+        if self._reader.incoming is not None:  # part of the next request came while the last one was answered
             self._wait(Phase.BODY, self._worker.timeouts.body)
         else:
             self._wait(Phase.IDLE, self._worker.timeouts.keep_alive)
@@ -365,7 +262,7 @@ class ClientConnection(asyncio.Protocol):
             self._worker.loop.call_soon(self._serve_next)
         elif self._held:
             self._read_on()
-            self._bound_incoming()
+            self._refuse_early()
 
     def _serve_next(self) -> None:
         if self._queue and self._exchange is None and not self._paused and self._phase is not Phase.LINGER:
@@ -418,8 +315,15 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort() if self._phase is Phase.LINGER else self.transport.close()
 
     def drain(self) -> None:
-        """The gateway stops: end the connection now if nothing runs on it, else behind the running answer."""
-        if self._phase is Phase.IDLE and not self._queue:
+        """The gateway stops: end the connection now if nothing runs on it, else behind the running answer.
+
+        One that was just accepted is not idle: its first request is on its way.
+        """
+        if self._phase is not Phase.IDLE or self._queue:
+            return
+        if self._fresh:
+            self.deadline = min(self.deadline, self._worker.loop.time() + FIRST_REQUEST_SECONDS)
+        else:
             self.transport.close()
 
     def shut_down(self) -> None:
@@ -448,7 +352,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         self._queue.clear()
-        self._incoming = None
+        self._reader.stop()
         self._read_on()  # what lies unread when a connection is closed makes it a reset
         if self.transport.is_closing():
             return

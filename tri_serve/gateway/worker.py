@@ -58,7 +58,6 @@ class Worker:
         self.exchanges: set[Exchange] = set()
         self.draining = False
         self.draining_is_over = False
-        self._no_exchanges = asyncio.Event()
         self._no_clients = asyncio.Event()
         self.loop_lag = 0.0
         self.doubted: set[str] = set()
@@ -87,8 +86,6 @@ class Worker:
     def exchange_over(self, exchange: Exchange) -> None:
         """``exchange`` has ended, well or badly."""
         self.exchanges.discard(exchange)
-        if self.draining and not self.exchanges:
-            self._no_exchanges.set()
 
     def client_gone(self, client: ClientConnection) -> None:
         """A client connection is closed."""
@@ -138,10 +135,10 @@ class Worker:
         server.close()
         for client in list(self.clients):
             client.drain()
-        if self.exchanges:
+        if self.clients and seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._no_exchanges.wait()
+                    await self._no_clients.wait()
         self.draining_is_over = True
         if self.exchanges:
             log.warning("drain deadline passed: ending %d running requests", len(self.exchanges))

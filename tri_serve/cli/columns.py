@@ -72,6 +72,11 @@ def compact(number: float | None) -> str:
     return f"{number:.1f}"
 
 
+def rate(number: float | None) -> str:
+    """Tokens a second, in five characters: ``-``, ``0.4``, ``84``, ``12345``."""
+    return compact(number) if number is None or number < 9.95 or number >= 99_999.5 else f"{number:.0f}"
+
+
 def age(seconds: float) -> str:
     """``12s``, ``3m05s``, ``2h07m``, ``4d01h``."""
     whole = max(0, int(seconds))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tri_serve.cli.columns import Column, age, columns, compact
+from tri_serve.cli.columns import Column, age, columns, compact, rate
 from tri_serve.cli.fleet_views import (
     autoscaling_words,
     duration,
@@ -50,6 +50,8 @@ _GATEWAY_COLUMNS = (
 )
 _STATE = 1
 """Index of the state in both."""
+_LONGEST_GATEWAY_CELL = 22
+"""A longer name (``gateway@NODE``) stands over its rows, so that the table fits into 80 columns."""
 
 
 def print_status(state: FleetState, *, alive: bool) -> None:
@@ -82,16 +84,15 @@ def status_lines(
     condition = word(state, alive=alive)
     lines = [f"{state.release}: {click.style(condition, bold=True)}"]
     if condition == "failed" or not alive:
-        lines += [f"  {line}" for line in _why_it_is_gone(state, failed=condition == "failed")]
-        return _wrapped(lines, width)
-    lines += _head(state, now)
-    lines.append("")
-    lines += _replica_table(state.replicas, now)
+        reasons = _why_it_is_gone(state, failed=condition == "failed")
+        return lines + _wrapped((f"  {line}" for line in reasons), width)
+    lines += _wrapped(_head(state, now), width)
+    if state.replicas:
+        lines += ["", *_replica_table(state.replicas, now)]
     if state.gateways:
-        lines.append("")
-        lines += _gateway_table(state.gateways, now)
-    notes = _notes(state, now)
-    return _wrapped([*lines, "", *notes] if notes else lines, width)
+        lines += ["", *_gateway_table(state.gateways, now)]
+    notes = _wrapped(_notes(state, now), width)
+    return [*lines, "", *notes] if notes else lines
 
 
 def _why_it_is_gone(state: FleetState, *, failed: bool) -> list[str]:
@@ -159,7 +160,7 @@ def _replica_table(replicas: Sequence[ReplicaState], now: float) -> list[str]:
             _cell(replica.pid),
             compact(replica.kv_cache_tokens),
             _load(replica),
-            compact(replica.tokens_per_second),
+            rate(replica.tokens_per_second),
             str(replica.restarts),
             age(now - replica.since),
         ]
@@ -183,10 +184,13 @@ def _load(replica: ReplicaState) -> str:
 
 def _gateway_table(gateways: Sequence[GatewayState], now: float) -> list[str]:
     rows: list[list[str] | str] = []
+    long_names = any(len(gateway.name) > _LONGEST_GATEWAY_CELL for gateway in gateways)
     for gateway in gateways:
+        if long_names:
+            rows.append(gateway.name)
         rows.append(
             [
-                gateway.name,
+                "  process" if long_names else gateway.name,
                 gateway.phase,
                 _cell(gateway.pid),
                 str(sum(worker.connections for worker in gateway.workers)),
@@ -228,18 +232,12 @@ def _notes(state: FleetState, now: float) -> list[str]:
     return lines + [f"{', '.join(names)}: {line}" for line, names in about.items()]
 
 
-def _wrapped(lines: list[str], width: int | None) -> list[str]:
+def _wrapped(lines: Iterable[str], width: int | None) -> list[str]:
+    """Prose in so many columns; what a line goes on with is indented."""
     if width is None:
-        return lines
-    wrapped = []
+        return list(lines)
+    wrapped: list[str] = []
     for line in lines:
-        # What fits stays as it is: colours count as characters, so a table must not come to be folded.
-        plain = click.unstyle(line)
-        if len(plain) <= width or plain != line:
-            wrapped.append(line)
-            continue
         indent = " " * (len(line) - len(line.lstrip()) + 2)
-        wrapped += textwrap.wrap(
-            line, width, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
-        )
+        wrapped += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
     return wrapped

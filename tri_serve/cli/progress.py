@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 import click
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 Mark = Literal["running", "done", "failed", "left"]
 """``left``: nobody waits for its end any more; it neither succeeded nor failed."""
@@ -141,18 +141,16 @@ class PlainSteps:
 class LiveSteps:
     """All steps at once, redrawn in place on stderr; their last state stays on the screen."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
         from rich.live import Live
         from rich.spinner import Spinner
 
         self._steps: dict[str, Step] = {}
         self._spinner = Spinner("dots")
-        console = Console(stderr=True)
+        console = console or Console(stderr=True)
         self._width = min(console.width - len("^C") - 1, _WIDEST)  # a terminal that echoes it must not wrap
-        self._live = Live(
-            get_renderable=self._table, console=console, refresh_per_second=10, transient=False
-        )
+        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=10, transient=False)
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -23,9 +23,8 @@ from tri_serve.errors import (
     TriServeError,
 )
 from tri_serve.fleet.keys import check_exposure, client_key_hashes
-from tri_serve.fleet.local import LOG_BYTES
 from tri_serve.fleet.prepare import Prepared, fleet_gpus
-from tri_serve.fleet.release import known_releases, release_paths
+from tri_serve.fleet.release import LOG_BYTES, known_releases, release_paths
 from tri_serve.fleet.resources import (
     available_memory,
     check_disk,
@@ -99,7 +98,7 @@ class _Problems:
             raise self.found[0]
         lines = [f"{len(self.found)} things stand in the way:"]
         for error in self.found:
-            lines.append(f"  - {error.message}")
+            lines.append(f"  - {error.message}".replace("\n", "\n  "))
             if error.hint:
                 lines.append(f"    hint: {error.hint}")
         combined = TriServeError("\n".join(lines))

@@ -66,22 +66,30 @@ def check_extra_args(extra_args: Sequence[str]) -> None:
     """Refuse flags that tri-serve sets itself, that show a secret, or that vLLM no longer has.
 
     vLLM takes ``--max_model_len`` for ``--max-model-len`` and any unambiguous beginning of a flag; so does
-    this. Raises LaunchError with what to write instead.
+    this. Raises LaunchError with every such flag and what to write instead.
     """
-    for argument in extra_args:
-        flag = _normalized(argument)
-        if flag is None:
-            continue
-        written = argument.partition("=")[0]
-        if meant := _find(flag, SPEC_KEYS):
-            raise LaunchError(
-                f"engine.extra_args: {written} belongs in {SPEC_KEYS[meant]}",
-                hint=f"set {SPEC_KEYS[meant]}",
-            )
-        if meant := _find(flag, OURS):
-            raise LaunchError(f"engine.extra_args: {written} cannot be given: {OURS[meant]}")
-        if flag in GONE:
-            raise LaunchError(f"engine.extra_args: vLLM no longer has {written}: {GONE[flag]}")
+    found = [
+        _complaint(argument.partition("=")[0], flag)
+        for argument in extra_args
+        if (flag := _normalized(argument))
+    ]
+    problems = list(dict.fromkeys(words for words in found if words is not None))
+    if len(problems) == 1:
+        raise LaunchError(f"engine.extra_args: {problems[0]}")
+    if problems:
+        lines = "\n  ".join(problems)
+        raise LaunchError(f"engine.extra_args: {len(problems)} flags that cannot stand there:\n  {lines}")
+
+
+def _complaint(written: str, flag: str) -> str | None:
+    """What is wrong with a flag; None if nothing is."""
+    if meant := _find(flag, SPEC_KEYS):
+        return f"{written} belongs in {SPEC_KEYS[meant]}"
+    if meant := _find(flag, OURS):
+        return f"{written} cannot be given: {OURS[meant]}"
+    if flag in GONE:
+        return f"vLLM no longer has {written}: {GONE[flag]}"
+    return None
 
 
 def has_flag(extra_args: Sequence[str], *flags: str) -> bool:

@@ -57,9 +57,10 @@ class EngineSpec(SpecModel):
     cpu_kv_cache_gib: Annotated[float, Field(gt=0, le=1024)] = 1.0
     """GiB of KV cache on the CPU backend (VLLM_CPU_KVCACHE_SPACE). Not used on a GPU."""
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """OpenMP threads of one engine on the CPU; none shares the machine's cores among the replicas."""
+    """OpenMP threads of one engine on the CPU; none shares all cores but one of its machine among the replicas
+    there, as many as the fleet may come to have."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
-    """GPUs that one engine is spread over."""
+    """GPUs that one engine is spread over; each replica has that many of its own."""
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = "auto"
     """``auto`` keeps the KV cache in ``dtype``."""
     max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] | None = None
@@ -70,7 +71,7 @@ class EngineSpec(SpecModel):
     """Further flags, passed on as they are. Secrets do not belong here: argv is readable by every user."""
     env: dict[VariableName, str] = Field(default={}, repr=False)
     """Further environment variables of the engine. Values whose name says TOKEN, KEY, SECRET or PASSWORD are
-    never printed."""
+    never printed. CUDA_VISIBLE_DEVICES names the GPUs of the fleet, which its replicas share out."""
     shutdown_timeout: SecondsOrZero = 30.0
     """Seconds that a stopping engine may use to finish what it has in flight (vLLM's --shutdown-timeout)."""
     start_timeout: Seconds = 600.0

@@ -61,7 +61,7 @@ class GatewayLimits(SpecModel):
 
 
 class GatewaySpec(SpecModel):
-    """The gateway: the router process that clients talk to."""
+    """The gateway: the router process that clients talk to; on a cluster, each of them."""
 
     host: ListenAddress = "127.0.0.1"
     """Address to listen on. Anything but loopback needs client keys, or ``allow_unauthenticated``."""

@@ -68,3 +68,13 @@ def test_other_flags_and_values_that_look_like_flags_of_ours_pass() -> None:
 def test_a_flag_is_found_in_either_spelling() -> None:
     assert has_flag(("--no_enforce_eager",), "--no-enforce-eager")
     assert not has_flag(("enforce-eager",), "--enforce-eager")
+
+
+def test_every_flag_that_cannot_stand_there_is_named_once() -> None:
+    with pytest.raises(LaunchError) as caught:
+        check_extra_args(("--port", "1", "--seed=1", "-tp", "2", "--port", "2", "--task=embed"))
+    lines = caught.value.message.splitlines()
+    assert lines[0] == "engine.extra_args: 3 flags that cannot stand there:"
+    assert [line.split()[0] for line in lines[1:3]] == ["--port", "-tp"]
+    assert lines[3].strip() == "vLLM no longer has --task: use --runner or --convert"
+    assert len(lines) == 4

@@ -19,6 +19,8 @@ from tri_serve.process.guard import KILL_PATIENCE
 from tri_serve.process.strays import MARKER, sweep
 
 _GUARD = Path(__file__).with_name("guard.py")
+LEFTOVER_GRACE = 1.0
+"""Seconds that processes which the program left behind have to end."""
 _GUARD_PATIENCE = KILL_PATIENCE + 5.0
 """Seconds past the grace until a guard that has not ended is itself given up."""
 
@@ -43,6 +45,7 @@ class Child:
         self._since = since
         self._clean = False
         self._ended: asyncio.Task[int] | None = None
+        self._program_ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def spawn(
@@ -55,10 +58,12 @@ class Child:
         cwd: Path | None = None,
         pass_fds: Sequence[int] = (),
         token: str | None = None,
+        leftover_grace: float = LEFTOVER_GRACE,
     ) -> Self:
         """Start ``argv`` with the environment ``env`` and the marker; output is appended to ``log``.
 
-        ``pass_fds`` keep their numbers in the program. Raises SpawnError if it cannot be executed.
+        ``pass_fds`` keep their numbers in the program. What it leaves behind when it ends is sent a TERM, and
+        a KILL after ``leftover_grace`` seconds. Raises SpawnError if it cannot be executed.
         """
         token = token or child_token(os.environ | env)
         # setproctitle (vLLM uses it) overwrites the environment that /proc shows, unless told not to; the
@@ -76,6 +81,7 @@ class Child:
                 str(_GUARD),
                 str(control_reader),
                 str(report_writer),
+                str(leftover_grace),
                 *argv,
                 env=full,
                 cwd=cwd,
@@ -131,6 +137,7 @@ class Child:
             word, _, value = line.decode().partition(" ")
             if word == "exit":
                 status = int(value)
+                self._program_ended.set_result(status)
             elif word == "done":
                 self._clean = True
         transport.close()
@@ -139,6 +146,8 @@ class Child:
         if not self._clean:  # the guard was killed: the program went with it, but perhaps not all below
             await sweep(self.token, grace=0.0)
         self.returncode = guard_status if status is None else status
+        if not self._program_ended.done():
+            self._program_ended.set_result(self.returncode)
         return self.returncode
 
     def _close_control(self) -> None:
@@ -158,6 +167,10 @@ class Child:
     async def wait(self) -> int:
         """Until the program and all below it have ended; its exit code, or minus a signal's number."""
         return await asyncio.shield(self._watching())
+
+    async def wait_program(self) -> int:
+        """Until the program itself has ended, whatever it left behind; its exit code, as `wait` gives it."""
+        return await asyncio.shield(self._program_ended)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Signal the program alone; nothing happens if it has ended."""

@@ -1,7 +1,8 @@
 """The guard: a small program that stands between a parent and one program, so that nothing outlives either.
 
-Run as ``python -I -S guard.py CONTROL REPORT PROGRAM [ARG...]``; standard library only, since it must start
-in milliseconds and must not depend on the package's environment. CONTROL and REPORT are inherited pipe ends.
+Run as ``python -I -S guard.py CONTROL REPORT LEFTOVERS PROGRAM [ARG...]``; standard library only, since it
+must start in milliseconds and must not depend on the package's environment. CONTROL and REPORT are inherited
+pipe ends. LEFTOVERS are the seconds that what the program leaves behind when it ends has between TERM and KILL.
 
 - It is a child subreaper: whatever the program starts, in whatever session or group, stays its descendant.
 - CONTROL reaching end-of-file means that the parent is gone, however it died: TERM to every descendant, a
@@ -34,8 +35,6 @@ PR_SET_CHILD_SUBREAPER = 36
 
 ORPHAN_GRACE = 3.0
 """Seconds between TERM and KILL when the parent is gone: nobody waits for the answers any more."""
-LEFTOVER_GRACE = 1.0
-"""Seconds for processes that the program left behind when it ended."""
 KILL_PATIENCE = 30.0
 """Seconds after KILL until a process in an uninterruptible sleep (a driver, a dead mount) is given up."""
 SIGNAL_GRACE = 10.0
@@ -145,9 +144,10 @@ def _start_program(argv: Sequence[str]) -> tuple[int, int]:
 class Guard:
     """The guard's state: the program, and when what is left of it will be killed."""
 
-    def __init__(self, control: int, report: int, program: int) -> None:
+    def __init__(self, control: int, report: int, leftovers: float, program: int) -> None:
         self.control = control
         self.report_fd = report
+        self.leftovers = leftovers
         self.program = program
         self.status: int | None = None
         self.kill_at: float | None = None
@@ -211,7 +211,7 @@ class Guard:
                 self.status = os.waitstatus_to_exitcode(status)
                 self.report(f"exit {self.status}")
                 self.signal_all(signal.SIGTERM)
-                self.kill_after(LEFTOVER_GRACE)
+                self.kill_after(self.leftovers)
 
     def kill_round(self) -> bool:
         """One round of KILL; False when what is left does not die."""
@@ -264,7 +264,7 @@ def _noted(_number: int, _frame: object) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Start the program and stay until nothing of it is left."""
-    control, report, argv = int(arguments[0]), int(arguments[1]), arguments[2:]
+    control, report, leftovers, argv = int(arguments[0]), int(arguments[1]), arguments[2], arguments[3:]
     os.set_inheritable(control, False)
     os.set_inheritable(report, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str]) -> None:
     for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
         os.closerange(low + 1, high)
     os.chdir("/")
-    guard = Guard(control, report, program)
+    guard = Guard(control, report, float(leftovers), program)
     guard.report(f"pid {program}")
     _end_as(guard.run(wakeup))
 

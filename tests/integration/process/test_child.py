@@ -172,6 +172,25 @@ def test_stop_kills_what_outlives_the_grace_and_everything_below(
     assert find_strays(token) == ()
 
 
+def test_what_a_program_leaves_behind_may_be_given_time_to_end(tmp_path: Path, token: str) -> None:
+    code = """
+        import os, signal, subprocess
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited by what it leaves behind
+        subprocess.Popen(["sh", "-c", "sleep 2; echo finished"])
+        os._exit(7)
+    """
+
+    async def scenario() -> tuple[int, tuple[str, ...], tuple[str, ...]]:
+        child = await run_python(code, tmp_path / "log", token, leftover_grace=30.0)
+        status = await child.wait_program()
+        early = child.tail(1)
+        assert await child.wait() == status
+        return status, early, child.tail(1)
+
+    assert asyncio.run(scenario()) == (7, (), ("finished",))
+    assert find_strays(token) == ()
+
+
 def test_a_second_stop_may_be_less_patient(tmp_path: Path, token: str, eventually: Eventually) -> None:
     code = """
         import signal, time

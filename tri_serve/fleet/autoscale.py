@@ -47,7 +47,7 @@ class Autoscaler:
 
     def _wish(self, load: int, replicas: int) -> int:
         meant_for = replicas * self._rule.target
-        if replicas and abs(load - meant_for) <= TOLERANCE * meant_for:
+        if abs(load - meant_for) <= TOLERANCE * meant_for:
             return self._bounded(replicas)
         return self._bounded(math.ceil(load / self._rule.target))
 

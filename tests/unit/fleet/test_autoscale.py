@@ -62,6 +62,12 @@ def test_a_load_that_is_gone_drains_replicas_when_the_time_is_over_and_not_befor
     assert fleet.live(steady(5, 1)) == [1]
 
 
+def test_a_fleet_that_was_not_watched_before_keeps_its_size_for_a_whole_window() -> None:
+    fleet = Fleet(RULE, 4)
+    assert set(fleet.live(steady(5, 300))) == {4}
+    assert fleet.live(steady(5, 1)) == [1]
+
+
 def test_a_burst_shorter_than_the_window_moves_nothing() -> None:
     fleet = Fleet(RULE, 2)
     fleet.live(steady(20, 400))
@@ -121,8 +127,9 @@ def test_a_fleet_outside_the_bounds_is_brought_back_at_once() -> None:
     assert Fleet(RULE.model_copy(update={"min": 3}), 1).live([0]) == [3]
 
 
-def test_a_fleet_whose_replicas_all_died_is_not_divided_by() -> None:
-    assert Fleet(RULE, 0).live([0]) == [1]
+@pytest.mark.parametrize("load", [0, 500])
+def test_a_fleet_whose_replicas_all_died_gets_the_fewest_first(load: int) -> None:
+    assert Fleet(RULE, 0).live([load]) == [1]
 
 
 def test_replicas_that_are_slow_to_come_do_not_raise_the_wish() -> None:

@@ -99,7 +99,7 @@ def scale(paths: ReleasePaths, replicas: int) -> None:
             fewest, most = state.autoscaling
             raise UsageError(
                 f"{paths.release} follows its load between {fewest} and {most} replicas, and would undo this",
-                hint=f"tri-serve up{flag} --replicas {replicas} makes their number fixed",
+                hint=f"change its bounds: tri-serve up{flag} --set fleet.replicas.max={max(replicas, fewest)}",
             )
         before = running.spec.fleet.initial_replicas
         if replicas == before:

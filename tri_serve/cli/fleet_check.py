@@ -75,7 +75,7 @@ def check(
         # Its own port counts as taken while it runs.
         new_listener=running is None or running.running.gateway.port != spec.gateway.port,
         # An autoscaled fleet has to find room whenever its load asks for it.
-        new_engines=max(0, spec.fleet.most_replicas - engines) if running else None,
+        new_engines=None if running is None else max(0, spec.fleet.most_replicas - engines),
         replaced=Replaced(running.running, engines) if running and running.engines else None,
     )
     facts = result.checkpoint

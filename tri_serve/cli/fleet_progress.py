@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tri_serve.cli.fleet_status import memory_of
-from tri_serve.cli.fleet_views import replica_facts
+from tri_serve.cli.fleet_views import plural, replica_facts
 from tri_serve.fleet.state import ReplicaPhase, write_private
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def show_ray(view: Steps, ray: RayState) -> None:
 
 
 def _ray_words(ray: RayState) -> str:
-    words = (
-        [ray.address or "running"] if ray.private else [f"{ray.address or 'your cluster'}, {ray.nodes} nodes"]
-    )
+    words = [ray.address or "running"]
+    if not ray.private:
+        words.append(plural(ray.nodes, "node"))
     memory = memory_of(ray.processes.values())
     if memory:
         words.append(f"takes {memory / 2**20:.0f} MiB")

@@ -144,16 +144,14 @@ def autoscaling_words(state: FleetState) -> str | None:
 
 def gateway_notes(gateway: GatewayState) -> list[str]:
     """What there is to say of a gateway beside the table."""
-    notes = [plural(len(gateway.workers), "worker")]
-    if gateway.worker_restarts:
-        notes[0] += f" ({plural(gateway.worker_restarts, 'restart')})"
+    notes = [plural(gateway.worker_restarts, "worker restart")] if gateway.worker_restarts else []
     if gateway.locked:
         notes.append("every client key is disabled: nobody is let in")
     else:
         keys = plural(gateway.client_keys, "client key")
         notes.append(keys if gateway.client_keys else "no client keys asked for")
     lines = [", ".join(notes)]
-    if gateway.admin_port:
+    if gateway.admin_port and gateway.phase == "running":
         lines.append(f"metrics at http://127.0.0.1:{gateway.admin_port}/metrics")
     if gateway.error:
         lines.append(f"last failure: {gateway.error}")

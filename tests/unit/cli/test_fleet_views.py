@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-import click
 import pytest
 
-from tri_serve.cli.fleet_status import print_status
 from tri_serve.cli.fleet_views import (
     after_failed_change,
     duration,
@@ -16,7 +14,6 @@ from tri_serve.cli.fleet_views import (
     status_data,
     word,
 )
-from tri_serve.cli.progress import PlainSteps, SupervisorLines, goes_on
 from tri_serve.fleet.state import (
     FleetPhase,
     FleetState,
@@ -89,13 +86,6 @@ def test_the_default_release_needs_no_flag() -> None:
     assert (release_flag("tri"), release_flag("blue")) == ("", " -r blue")
 
 
-def test_a_status_fits_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    print_status(fleet(replicas=(ReplicaPhase.READY, ReplicaPhase.STARTING), client_keys=3), alive=True)
-    out = capsys.readouterr().out
-    assert "3 client keys" in out
-    assert max(len(line) for line in out.splitlines()) <= 80
-
-
 def test_usage_names_the_key_only_where_one_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     print_usage(fleet())
     assert "TRI_SERVE_API_KEY" not in capsys.readouterr().out
@@ -107,19 +97,6 @@ def test_usage_names_the_key_only_where_one_is_asked_for(capsys: pytest.CaptureF
 
 def test_the_sweeps_token_is_not_printed() -> None:
     assert "the-token" not in str(status_data(fleet(), alive=True))
-
-
-def test_plain_steps_say_each_change_once() -> None:
-    lines: list[str] = []
-    with PlainSteps(lines.append) as view:
-        for text in ("loading", "loading", "warming"):
-            view.show("replica-0", text)
-        view.show("replica-0", "ready", "done")
-    assert [line[10:] for line in lines] == [
-        "replica-0: loading",
-        "replica-0: warming",
-        "replica-0: ok ready",
-    ]
 
 
 def test_nothing_of_a_stale_fleet_is_said_to_run() -> None:
@@ -145,23 +122,3 @@ def test_after_a_change_that_failed_it_is_said_what_runs(
     replicas: tuple[ReplicaPhase, ...], words: str
 ) -> None:
     assert re.search(words, after_failed_change(fleet(replicas=replicas)))
-
-
-def test_what_a_supervisor_says_is_shown_as_steps() -> None:
-    lines: list[str] = []
-    with PlainSteps(lines.append) as view:
-        for line in ("replica-0: engine loading", "replica-0: ready", "gateway: running"):
-            SupervisorLines(view, "tri")(line)
-    assert [line[10:] for line in lines] == [
-        "replica-0: engine loading",
-        "replica-0: ok ready",
-        "gateway: ok running",
-    ]
-
-
-def test_ctrl_c_says_that_the_work_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(click.exceptions.Exit) as ended, goes_on("the change", " -r blue"):
-        raise KeyboardInterrupt
-    assert ended.value.exit_code == 130
-    err = capsys.readouterr().err
-    assert err == "the change goes on in the background; tri-serve status -r blue shows it\n"

@@ -20,7 +20,7 @@ async def both_serve(
     fleet: Fleet, *, rounds: int, clients: int, seed: int, within: float, calm: float | None, say: Say
 ) -> Result:
     """Load without a fault, two seconds a round; nothing is killed, so ``within`` and ``calm`` say nothing."""
-    status = await asyncio.to_thread(fleet.wait_whole, 60.0)
+    status = await fleet.whole(60.0)
     ports = {replica["name"]: replica["port"] for replica in status["replicas"]}
     before = await asyncio.to_thread(_counters, ports)
     load = Load(fleet.url, fleet.plan.engine, clients, seed)

@@ -44,16 +44,24 @@ class Connector:
         self._every = every
         self._tasks: set[asyncio.Task[None]] = set()
         self._opener: asyncio.Task[None] | None = None
+        self._abandoned = False
 
     async def __aenter__(self) -> Connector:
         self._opener = asyncio.create_task(self._open_all())
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._opener is not None
         self._opener.cancel()
         await asyncio.gather(self._opener, return_exceptions=True)
-        await asyncio.gather(*self._tasks)
+        if kind is not None or self._abandoned:
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """At the end do not wait for what is under way: the fleet will not answer it."""
+        self._abandoned = True
 
     async def _open_all(self) -> None:
         loop = asyncio.get_running_loop()

@@ -39,7 +39,10 @@ async def engines(
             look=lambda _: {"clients": load.phases()},
             say=say,
         )
-        await asyncio.sleep(_TAIL_SECONDS)
+        if broken:
+            load.abandon()
+        else:
+            await asyncio.sleep(_TAIL_SECONDS)
     return judge(load.records, kills, broken)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import yaml
 
@@ -29,6 +31,9 @@ _UP_SECONDS = 900.0
 _DOWN_SECONDS = 150.0
 _STATUS_SECONDS = 60.0
 _POLL = 0.4
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class FaultsError(Exception):
@@ -84,6 +89,7 @@ class Fleet:
         self.admin_port = free_port("127.0.0.1")
         self.left: list[str] = []
         """Processes that were still there after ``down``, as command lines."""
+        self._abandoned = threading.Event()
         self._folder = folder
         # Whatever descends from here carries it, the supervisor and its Ray included.
         self._token = secrets.token_hex(8)
@@ -178,6 +184,23 @@ class Fleet:
 
     # -- waiting
 
+    async def whole(self, within: float, earlier: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """``wait_whole`` in a thread, which ends when this is cancelled."""
+        return await self.beside(self.wait_whole, within, earlier)
+
+    async def beside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work`` of this fleet in a thread; when this is cancelled, what it waits for is given up."""
+        try:
+            return await asyncio.to_thread(work, *args, **kwargs)
+        except asyncio.CancelledError:
+            self._abandoned.set()
+            raise
+
+    def pause(self) -> None:
+        """Between two looks at the status. Raises FaultsError if nobody waits any more."""
+        if self._abandoned.wait(_POLL):
+            raise FaultsError("given up by the caller")
+
     def wait_whole(self, within: float, earlier: Mapping[str, int] | None = None) -> dict[str, Any]:
         """The status once every part is ready again, and each of ``earlier`` (part → pid) is another process.
 
@@ -192,7 +215,7 @@ class Fleet:
                     raise FaultsError(f"given up: {'; '.join(failed)}")
                 if is_whole(status, self.plan.workers) and not _same(status, earlier or {}):
                     return status
-            time.sleep(_POLL)
+            self.pause()
         raise FaultsError(f"not whole again within {within:g} s: {brief(status)}")
 
 

@@ -69,7 +69,11 @@ async def _kill_gateways(
 
     async with Connector(host, port) as connector, load:
         kills, broken = await kill_in_turn(fleet, victims, timing, seed, look=look, say=say)
-        await asyncio.sleep(_TAIL_SECONDS)
+        if broken:
+            load.abandon()
+            connector.abandon()
+        else:
+            await asyncio.sleep(_TAIL_SECONDS)
     return judge(load.records, connector.connections, kills, broken)
 
 

@@ -85,7 +85,7 @@ async def kill_in_turn(
     """
     draw = random.Random(seed)
     kills: list[Kill] = []
-    status = await asyncio.to_thread(fleet.wait_whole, timing.patience)
+    status = await fleet.whole(timing.patience)
     ready = dict.fromkeys(victims, float("-inf"))
     for number, victim in enumerate(victims, 1):
         rest = ready[victim] + timing.calm - time.monotonic()
@@ -102,7 +102,7 @@ async def kill_in_turn(
         except FaultsError as error:
             return kills, [f"{victim} died before it was killed: {error}"]
         try:
-            status = await asyncio.to_thread(fleet.wait_whole, timing.patience, {victim: pid})
+            status = await fleet.whole(timing.patience, {victim: pid})
         except FaultsError as error:
             kills.append(died)
             return kills, [f"after kill {number} ({victim}): {error}"]

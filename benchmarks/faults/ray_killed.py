@@ -25,7 +25,6 @@ SAYS_WITHIN = 60.0
 """Seconds in which ``status`` has to say what happened."""
 _HEALS_WITHIN = 240.0
 """A fleet that is not whole by itself after so many seconds gets an ``up``."""
-_POLL = 0.5
 _TAIL_SECONDS = 3.0
 
 
@@ -63,7 +62,7 @@ async def ray(
     broken: list[str] = []
     async with Connector(host, port) as connector, load:
         for number in range(rounds):
-            status = await asyncio.to_thread(fleet.wait_whole, 120.0)
+            status = await fleet.whole(120.0)
             await asyncio.sleep((calm or 0.0) + draw.uniform(0.0, within))
             death = await _one(fleet, status, VICTIMS[number % len(VICTIMS)])
             deaths.append(death)
@@ -75,7 +74,11 @@ async def ray(
             if death.healed is None:
                 broken.append(f"the fleet did not heal, not even by up, after {death.victim}: {death.words}")
                 break
-        await asyncio.sleep(_TAIL_SECONDS)
+        if broken:
+            load.abandon()
+            connector.abandon()
+        else:
+            await asyncio.sleep(_TAIL_SECONDS)
     return judge(load.records, connector.connections, deaths, broken)
 
 
@@ -84,20 +87,20 @@ async def _one(fleet: Fleet, status: dict[str, Any], name: str) -> Death:
     pid = before.get(f"ray/{name}")
     if pid is None:
         raise FaultsError(f"status names no {name}: {sorted(before)}; is the supervisor Ray?")
-    earlier = await asyncio.to_thread(fleet.processes)
+    earlier = await fleet.beside(fleet.processes)
     death = Death(name, pid, kill(pid))
-    await asyncio.to_thread(_watch, fleet, death)
+    await fleet.beside(_watch, fleet, death)
     if death.healed is None:
         death.by = "up"
         try:
-            await asyncio.to_thread(fleet.up)
-            await asyncio.to_thread(fleet.wait_whole, 120.0)
+            await fleet.beside(fleet.up)
+            await fleet.whole(120.0)
             death.healed = time.monotonic() - death.at
         except FaultsError as error:
             death.words += f"; {error}"
             return death
-    now = await asyncio.to_thread(fleet.processes)
-    healed = await asyncio.to_thread(fleet.status)
+    now = await fleet.beside(fleet.processes)
+    healed = await fleet.beside(fleet.status)
     assert healed is not None, "it was whole a moment ago"
     after = parts(healed)
     death.kept = [
@@ -126,7 +129,7 @@ def _watch(fleet: Fleet, death: Death) -> None:
                 return
             if given_up(status) or status.get("condition") in ("stale", "failed"):
                 return
-        time.sleep(_POLL)
+        fleet.pause()
 
 
 def what_it_says(status: dict[str, Any], victim: str, pid: int) -> str:

@@ -216,6 +216,7 @@ class Load:
             for number in range(clients)
         ]
         self._stopping = asyncio.Event()
+        self._abandoned = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Load:
@@ -224,14 +225,19 @@ class Load:
         ]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopping.set()
-        late = (await asyncio.wait(self._tasks, timeout=self._silence + 10))[1]
+        patience = self._silence + 10 if kind is None and not self._abandoned else 0.0
+        late = (await asyncio.wait(self._tasks, timeout=patience))[1]
         for task in late:
             task.cancel()
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
+
+    def abandon(self) -> None:
+        """At the end do not wait for what is under way: the fleet will not answer it."""
+        self._abandoned = True
 
     def phases(self) -> dict[str, int]:
         """How many clients are doing what just now."""

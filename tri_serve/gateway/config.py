@@ -39,6 +39,9 @@ class GatewayConfig(SpecModel):
     served_models: tuple[str, ...]
     """Names that clients may ask for; anything else is 404 as OpenAI does it."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    gateways: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """How many gateways with as many workers share these replicas: how far engines' reports of their load are
+    taken for what other workers do."""
     timeouts: GatewayTimeouts = GatewayTimeouts()
     limits: GatewayLimits = GatewayLimits()
     admin_socket: Path

@@ -50,8 +50,9 @@ class Replica(Load):
 class Ledger:
     """The replicas that this worker may use. The roster replaces the list; counts of known replicas stay."""
 
-    def __init__(self, engine_key: str | None) -> None:
+    def __init__(self, engine_key: str | None, peers: int = 1) -> None:
         self._engine_key = engine_key
+        self._peers = peers
         self.replicas: list[Replica] = []
 
     def update(self, roster: Collection[RosterItem], now: float) -> None:
@@ -80,7 +81,9 @@ class Ledger:
     def weigh(self, now: float) -> None:
         """Work out what others have running where: not for every request, but when reports come or get old."""
         reports = [replica.report for replica in self.replicas if replica.report is not None]
-        multiple = share_multiple(report for report in reports if freshness(now - report.at) > 0.0)
+        multiple = share_multiple(
+            (report for report in reports if freshness(now - report.at) > 0.0), self._peers
+        )
         for replica in self.replicas:
             weigh(replica, replica.report, multiple, now)
 

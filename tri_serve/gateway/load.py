@@ -47,7 +47,8 @@ class EngineLoad:
     def as_json(self, now: float) -> dict[str, Any]:
         """For the status: its age in place of its time."""
         fields = asdict(self)
-        return {**fields, "age_seconds": round(max(0.0, now - fields.pop("at")), 3)}
+        fields["age_seconds"] = round(max(0.0, now - fields.pop("at")), 3)
+        return fields
 
 
 def series_values(page: bytes, series: str) -> list[float]:

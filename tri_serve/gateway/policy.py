@@ -16,8 +16,6 @@ FRESH_SECONDS = 2.0
 """A report is believed whole up to this age: two scrapes."""
 STALE_SECONDS = 5.0
 """From this age on it says nothing; in between it fades."""
-MULTIPLE_LIMIT = 64.0
-"""A worker that has next to nothing running knows little of its share: bound what it makes of it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,14 +52,18 @@ def freshness(age: float) -> float:
     return min(1.0, max(0.0, (STALE_SECONDS - age) / (STALE_SECONDS - FRESH_SECONDS)))
 
 
-def share_multiple(reports: Iterable[LoadReport]) -> float:
-    """How many times this worker's own requests all requests are; at least 1."""
+def share_multiple(reports: Iterable[LoadReport], peers: int) -> float:
+    """How many times this worker's own requests all requests are: 1 to ``peers``.
+
+    ``peers`` is the number of workers that choose like this one, itself included. What goes past the gateways
+    does not change because this worker does.
+    """
     own = others = 0
     for report in reports:
         own += report.own
         others += report.others
     # One more than there are: with none of its own, a worker's first request is what the share is about.
-    return min(MULTIPLE_LIMIT, max(1.0, (own + others) / (own + 1)))
+    return min(float(peers), max(1.0, (own + others) / (own + 1)))
 
 
 def weigh(load: Load, report: LoadReport | None, multiple: float, now: float) -> None:

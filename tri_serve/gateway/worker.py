@@ -52,7 +52,7 @@ class Worker:
         self.keys = ClientKeys(config.client_key_hashes)
         self.served_models = frozenset(config.served_models)
         self.has_engine_key = config.engine_key is not None
-        self.ledger = Ledger(config.engine_key)
+        self.ledger = Ledger(config.engine_key, peers=config.workers * config.gateways)
         self.metrics = WorkerMetrics()
         self.clients: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()

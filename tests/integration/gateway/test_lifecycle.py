@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,130 @@ def test_connections_wait_for_the_next_gateway_on_the_same_socket(
     successor.stop()
     # The roster's first probe may come after the request: 503 is an answer, a refused connection is not.
     assert answers in ([200], [503])
+
+
+def connect_and_ask(address: tuple[str, int]) -> str:
+    """One fresh connection with one request: how it ended."""
+    try:
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while part := connection.recv(4096):
+                answer += part
+    except ConnectionRefusedError:
+        return "refused"
+    except ConnectionResetError:
+        return "lost"
+    return "answered" if answer.startswith(b"HTTP/1.1 200 ") else "lost"
+
+
+def connect_while(address: tuple[str, int], during: Callable[[], None], clients: int = 50) -> Counter[str]:
+    """How fresh connections of ``clients`` clients ended, while and after ``during`` ran."""
+    over = threading.Event()
+
+    def client() -> Counter[str]:
+        seen: Counter[str] = Counter()
+        while not over.is_set():
+            seen[connect_and_ask(address)] += 1
+        seen[connect_and_ask(address)] += 1
+        return seen
+
+    with ThreadPoolExecutor(clients) as threads:
+        running = [threads.submit(client) for _ in range(clients)]
+        during()
+        over.set()
+        return sum((future.result() for future in running), Counter())
+
+
+def test_a_worker_killed_under_connecting_clients_refuses_nobody_and_loses_only_its_own(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock(), workers=2)
+    lost_at_most = 0
+
+    def kill() -> None:
+        nonlocal lost_at_most
+        for _ in range(3):
+            wait_until(lambda: len(gateway.workers()) == 2, what="two workers")
+            victim = gateway.workers()[0]
+            lost_at_most += 50
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda gone=victim: not alive(gone))  # type: ignore[misc]
+            time.sleep(0.3)
+
+    seen = connect_while(gateway.address, kill)
+    assert seen["refused"] == 0, seen
+    assert seen["lost"] <= lost_at_most
+    assert seen["answered"] > 500, seen
+
+
+def test_a_first_process_killed_under_connecting_clients_loses_no_connection_and_no_stream(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock("--itl-ms", "20"), workers=2, orphan_drain=20.0)
+    streams = [chat(gateway, stream=True, tokens=100) for _ in range(8)]
+    workers = gateway.workers()
+    successors: list[Gateway] = []
+
+    def kill() -> None:
+        time.sleep(0.2)
+        gateway.process.kill()
+        gateway.process.wait()
+        time.sleep(0.3)
+        successors.append(spawn_gateway(gateway.directory, gateway.listener, gateway.config))
+        wait_until(successors[0].is_ready, what="the successor")
+
+    seen = connect_while(gateway.address, kill)
+    try:
+        assert set(seen) == {"answered"}, seen
+        assert any(map(alive, workers))  # they have their streams to end
+        for stream in streams:
+            assert events_of(stream)[-1] == b"data: [DONE]"
+        wait_until(lambda: not any(map(alive, workers)), what="the orphans' end")
+        assert chat(successors[0]).status_code == 200
+    finally:
+        successors[0].stop()
+
+
+def test_orphaned_workers_end_what_runs_too_long_by_an_error_event_and_idle_connections_cleanly(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock("--itl-ms", "20"), orphan_drain=1.5)
+    stream = chat(gateway, stream=True, tokens=2000)
+    (worker,) = gateway.workers()
+    with socket.create_connection(gateway.address, timeout=10) as idle:
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in idle.recv(4096)
+        gateway.process.kill()
+        gateway.process.wait()
+        assert idle.recv(1) == b""  # an end, no reset
+    assert b"shutting down" in events_of(stream)[-1]
+    wait_until(lambda: not alive(worker), what="the orphan's end")
+
+
+def test_a_worker_without_time_ends_its_streams_at_once_by_an_error_event(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock("--itl-ms", "20"))
+    stream = chat(gateway, stream=True, tokens=2000)
+    gateway.process.kill()
+    gateway.process.wait()
+    killed = time.monotonic()
+    assert b"shutting down" in events_of(stream)[-1]
+    assert time.monotonic() - killed < 1
+
+
+def test_a_connection_accepted_just_before_a_drain_is_still_served(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock())
+    with socket.create_connection(gateway.address, timeout=10) as fresh:
+        wait_until(lambda: sum(w["connections"] for w in gateway.status["workers"]) == 1)
+        gateway.admin("POST", "/drain")
+        time.sleep(0.2)
+        fresh.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert fresh.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert gateway.process.wait(10) == 0
 
 
 def test_a_drain_lets_streams_end_and_takes_no_new_work(

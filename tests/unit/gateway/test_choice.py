@@ -80,3 +80,37 @@ def test_a_name_at_another_address_is_another_replica() -> None:
     moved = ReplicaAddress(name=before.name, host="127.0.0.1", port=9999)
     book.update([RosterItem(moved, True)], now=0.0)
     assert book.replicas[0] is not before
+
+
+def test_a_replica_that_begins_to_drain_is_the_same_replica() -> None:
+    book = ledger(True)
+    (before,) = book.replicas
+    before.in_flight = 3
+    draining = before.address.model_copy(update={"draining": True})
+    book.update([RosterItem(draining, False)], now=0.0)
+    assert book.replicas == [before]
+    assert before.in_flight == 3
+    assert not before.retired
+    assert book.choose(0, 0.0, []) is None
+
+
+def test_what_an_engine_reports_of_others_counts_until_it_is_old() -> None:
+    book = ledger(True, True)
+    first, second = book.replicas
+    second.in_flight = 1
+    roster = [RosterItem(first.address, True, (9, 1.0)), RosterItem(second.address, True, (1, 1.0))]
+    book.update(roster, now=1.0)
+    assert {book.choose(tie, 1.0, []) for tie in range(4)} == {second}
+    book.weigh(now=60.0)
+    assert {book.choose(tie, 60.0, []) for tie in range(4)} == {first}
+
+
+def test_a_report_is_compared_with_what_ran_when_it_came_not_when_it_is_told_again() -> None:
+    book = ledger(True)
+    (replica,) = book.replicas
+    replica.in_flight = 4
+    book.update([RosterItem(replica.address, True, (6, 1.0))], now=1.0)
+    replica.in_flight = 0
+    book.update([RosterItem(replica.address, True, (6, 1.0))], now=1.1)
+    assert replica.report is not None
+    assert replica.report.others == 2

@@ -1,4 +1,4 @@
-"""How the roster looks whether a replica answers."""
+"""How the roster looks whether a replica answers, and what it keeps of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
+from tri_serve.gateway.config import ReplicaAddress
 from tri_serve.gateway.probes import health_status
+from tri_serve.gateway.roster import Roster
 
 
 @pytest.mark.parametrize("answer", [b"x" * 200_000, b"\xff\xfe\r\n", b"HTTP/1.1 ok\r\n", b""])
@@ -21,3 +23,26 @@ def test_whatever_is_no_answer_is_an_os_error(answer: bytes) -> None:
 
     with pytest.raises(OSError, match=r"not HTTP|reset"):
         asyncio.run(ask())
+
+
+def test_a_change_of_draining_loses_nothing_that_is_known() -> None:
+    async def scenario() -> None:
+        told: list[bool] = []
+        roster = Roster(lambda: told.append(roster.any_ready))
+        address = ReplicaAddress(name="a", host="127.0.0.1", port=9)
+        roster.replace([address])
+        (entry,) = roster.entries
+        entry.healthy = True
+        for draining in (True, False):
+            roster.replace([address.model_copy(update={"draining": draining})])
+            assert roster.entries == [entry]
+            assert entry.healthy
+            assert entry.address.draining is draining
+        assert told == [False, False, True]
+        moved = address.model_copy(update={"port": 10})
+        roster.replace([moved])
+        assert roster.entries != [entry]
+        assert all(watcher.cancelling() for watcher in entry.watchers)
+        await roster.close()
+
+    asyncio.run(scenario())

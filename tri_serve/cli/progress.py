@@ -235,8 +235,10 @@ class SupervisorLines:
         if text in _ENDS:
             self._view.show(name, text, "done")
             return
-        expected = self._earlier.get(name) if text.startswith(_ENGINE) else None
-        self._view.show(name, text, since=time.time(), expected=expected)
+        if text.startswith(_ENGINE):
+            self._view.show(name, text, since=time.time(), expected=self._earlier.get(name))
+        else:
+            self._view.show(name, text)
 
 
 @contextmanager

@@ -123,15 +123,18 @@ def replica_trouble(replica: ReplicaState, flag: str, now: float) -> list[str]:
 
 def ray_trouble(ray: RayState, flag: str) -> list[str]:
     """Why the Ray of a fleet is not, or lately was not, as it should be, and what to do."""
-    error = ray.error or "it does not answer"
-    if ray.phase == "failed":
-        return [f"it died, and was given up: {error}", f"tri-serve up{flag} starts it anew"]
-    if ray.phase == "stopped":
-        return [f"it is gone: {error}", f"tri-serve up{flag} starts it anew"]
+    why = ray.error or "it does not answer"
+    if ray.phase in ("failed", "stopped"):
+        return [f"{why}; it is not tried again: tri-serve up{flag} starts all of it anew"]
     if ray.phase == "waiting" or (ray.phase == "starting" and ray.error):
         what = "it is started again by itself" if ray.private else "it is tried again until it answers"
-        return [f"it died: {error}; {what}, and engines and gateway with it"]
+        return [f"{why}; {what}, and engines and gateway with it"]
     return [f"last failure: {ray.error}"] if ray.error else []
+
+
+def ray_is_given_up(state: FleetState) -> bool:
+    """Whether nothing of the fleet comes back by itself, since its Ray does not."""
+    return state.ray is not None and state.ray.phase == "failed"
 
 
 def autoscaling_words(state: FleetState) -> str | None:

@@ -100,8 +100,8 @@ replica-0  waiting  cuda:0    -   -          -      -         0     3s
 gateway  state    pid  connections  in flight  restarts  since
 gateway  waiting    -            0          -         0     3s
 
-ray: it died: raylet (pid 41001) was killed by SIGKILL; it is started again by
-  itself, and engines and gateway with it
+ray: Ray died: raylet (pid 41001) is gone; it is started again by itself, and
+  engines and gateway with it
 gateway: no client keys asked for
 """
 
@@ -173,7 +173,7 @@ def test_a_ray_that_died_is_told_with_what_happens_next(
     fleet: Make, replica: Make, gateway: Make, now: float
 ) -> None:
     state = fleet(
-        ray=RayState(phase="starting", restarts=1, error="raylet (pid 41001) was killed by SIGKILL"),
+        ray=RayState(phase="starting", restarts=1, error="Ray died: raylet (pid 41001) is gone"),
         replicas=(replica(0, **NOTHING_YET | {"phase": "waiting", "since": now - 3}),),
         gateways=(
             gateway(phase="waiting", ready=False, pid=None, workers=(), in_flight=None, since=now - 3),
@@ -184,11 +184,15 @@ def test_a_ray_that_died_is_told_with_what_happens_next(
 
 def test_a_ray_given_up_says_what_to_do(fleet: Make, now: float) -> None:
     state = fleet(
-        release="blue", ray=RayState(phase="failed", error="gcs_server exited"), replicas=(), gateways=()
+        release="blue",
+        ray=RayState(phase="failed", error="Ray died: gcs_server (pid 9) is gone"),
+        replicas=(),
+        gateways=(),
     )
-    text = screen(state, now)
-    assert "ray: it died, and was given up: gcs_server exited\n" in text
-    assert "tri-serve up -r blue starts it anew\n" in text
+    assert screen(state, now, width=None).endswith(
+        "ray: Ray died: gcs_server (pid 9) is gone; it is not tried again: "
+        "tri-serve up -r blue starts all of it anew\n"
+    )
 
 
 def test_a_fleet_that_is_ready_without_its_ray_is_degraded(fleet: Make, now: float) -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
@@ -30,7 +30,10 @@ _MOCK = Path(__file__).with_name("mock_vllm.py")
 _UP_SECONDS = 900.0
 _DOWN_SECONDS = 150.0
 _STATUS_SECONDS = 60.0
-_POLL = 0.4
+_FIRST_POLL = 0.3
+_LONGEST_POLL = 3.0
+# Each look costs a fifth of a second of a core: what comes back soon is seen soon, what takes long is left alone.
+_POLL_GROWTH = 1.25
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,7 +85,10 @@ class Plan:
 class Fleet:
     """One release. As a context it is taken down at the end, whatever happened; ``left`` is what that left."""
 
-    def __init__(self, folder: Path, plan: Plan, *, release: str = "faults") -> None:
+    def __init__(
+        self, folder: Path, plan: Plan, *, release: str = "faults", environ: Mapping[str, str] | None = None
+    ) -> None:
+        """``environ`` is laid over this process's own environment, in which its commands run."""
         self.plan = plan
         self.release = release
         self.port = free_port("127.0.0.1")
@@ -95,6 +101,7 @@ class Fleet:
         self._token = secrets.token_hex(8)
         self._environ = {
             **os.environ,
+            **(environ or {}),
             "XDG_STATE_HOME": str(folder / "state"),
             "COLUMNS": "80",
             MARKER: self._token,
@@ -196,26 +203,31 @@ class Fleet:
             self._abandoned.set()
             raise
 
-    def pause(self) -> None:
-        """Between two looks at the status. Raises FaultsError if nobody waits any more."""
-        if self._abandoned.wait(_POLL):
-            raise FaultsError("given up by the caller")
+    def looks(self, within: float) -> Iterator[dict[str, Any] | None]:
+        """What ``status`` says, again and again for ``within`` seconds, ever less often.
+
+        Raises FaultsError if nobody waits any more.
+        """
+        deadline = time.monotonic() + within
+        pause = _FIRST_POLL
+        while time.monotonic() < deadline:
+            yield self.status()
+            if self._abandoned.wait(pause):
+                raise FaultsError("given up by the caller")
+            pause = min(pause * _POLL_GROWTH, _LONGEST_POLL)
 
     def wait_whole(self, within: float, earlier: Mapping[str, int] | None = None) -> dict[str, Any]:
         """The status once every part is ready again, and each of ``earlier`` (part → pid) is another process.
 
         Raises FaultsError if a part is given up, or it takes too long.
         """
-        deadline = time.monotonic() + within
         status: dict[str, Any] | None = None
-        while time.monotonic() < deadline:
-            status = self.status()
+        for status in self.looks(within):
             if status is not None:
                 if failed := given_up(status):
                     raise FaultsError(f"given up: {'; '.join(failed)}")
                 if is_whole(status, self.plan.workers) and not _same(status, earlier or {}):
                     return status
-            self.pause()
         raise FaultsError(f"not whole again within {within:g} s: {brief(status)}")
 
 

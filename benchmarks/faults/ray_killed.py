@@ -115,9 +115,7 @@ async def _one(fleet: Fleet, status: dict[str, Any], name: str) -> Death:
 
 def _watch(fleet: Fleet, death: Death) -> None:
     """Ask for the status until the fleet is whole again, or says that it will not be."""
-    deadline = death.at + _HEALS_WITHIN
-    while time.monotonic() < deadline:
-        status = fleet.status()
+    for status in fleet.looks(_HEALS_WITHIN):
         now = time.monotonic() - death.at
         if status is not None:
             words = what_it_says(status, death.victim, death.pid)
@@ -129,7 +127,6 @@ def _watch(fleet: Fleet, death: Death) -> None:
                 return
             if given_up(status) or status.get("condition") in ("stale", "failed"):
                 return
-        fleet.pause()
 
 
 def what_it_says(status: dict[str, Any], victim: str, pid: int) -> str:

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 START_TIMEOUT = 30.0
 """Seconds; a gateway is up in well under one. A machine that swaps may need more."""
 _BEYOND_DRAIN = 5.0
-"""Seconds after its own drain deadline in which a gateway ends its streams with an error event and exits."""
+"""Seconds after its own drain deadline in which a gateway, or the workers that one left behind when it died, end
+their streams with an error event and exit."""
 _SECRETS = frozenset({"TRI_SERVE_API_KEYS", "TRI_SERVE_API_KEY", "VLLM_API_KEY", "HF_TOKEN", "NOTIFY_SOCKET"})
 
 _TAKEOVER = 10.0
@@ -68,6 +69,22 @@ def config_file(path: Path, text: str) -> tuple[Path, int | None]:
     return path, None
 
 
+def with_status(state: GatewayState, status: dict[str, Any] | None) -> GatewayState:
+    """What is known from outside, and what the process says of itself (None: nothing)."""
+    if status is None:
+        return state
+    workers = status.get("workers", [])
+    return state.model_copy(
+        update={
+            "ready": bool(status.get("ready")),
+            "workers": tuple(WorkerState.model_validate(worker) for worker in workers),
+            "worker_restarts": status.get("worker_restarts", 0),
+            "admin_port": status.get("admin_port"),
+            "in_flight": sum(worker.get("in_flight", 0) for worker in workers),
+        }
+    )
+
+
 class GatewayProcess:
     """Holds the listening socket; every gateway process inherits it, so it stays open between two of them."""
 
@@ -78,8 +95,14 @@ class GatewayProcess:
         config: GatewayConfig,
         *,
         on_change: Callable[[], None],
+        name: str = "gateway",
+        node: str = "",
+        url: str | None = None,
         backoff: RestartBackoff | None = None,
     ) -> None:
+        self.name = name
+        self._node = node
+        self._url = url
         self.config = config
         self.listener = listener
         self.restarts = 0
@@ -99,7 +122,7 @@ class GatewayProcess:
         self._stopping = asyncio.Event()
         self._again = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[object]] = set()
 
     @property
     def phase(self) -> Phase:
@@ -150,22 +173,27 @@ class GatewayProcess:
 
     def state(self, status: dict[str, Any] | None) -> GatewayState:
         """Everything that is known of it; ``status`` is its own answer."""
-        workers = (status or {}).get("workers", [])
-        return GatewayState(
+        known = GatewayState(
+            name=self.name,
+            node=self._node,
+            url=self._url,
             phase=self._phase,
             since=self._since,
             pid=self._current.child.pid if self._current else None,
-            ready=bool(status and status.get("ready")),
-            workers=tuple(WorkerState.model_validate(worker) for worker in workers),
-            worker_restarts=(status or {}).get("worker_restarts", 0),
-            admin_port=(status or {}).get("admin_port"),
-            in_flight=sum(worker.get("in_flight", 0) for worker in workers) if status else None,
             restarts=self.restarts,
             client_keys=len(self.config.client_key_hashes),
             locked=self.config.client_key_hashes == NOBODY,
             error=self.error.message if self.error else None,
             log=str(self._paths.log("gateway")),
         )
+        return with_status(known, status)
+
+    async def end_streams(self, replica: str) -> None:
+        """The drain deadline of ``replica`` has come: what still runs there is ended, or asked elsewhere."""
+        process = self._current
+        if process is not None:
+            with contextlib.suppress(ConnectionFailedError):  # it has just died, and its streams with it
+                await process.ask("POST", "/end", {"replica": replica})
 
     async def replace(self, config: GatewayConfig, listener: socket.socket | None = None) -> None:
         """Put a process with ``config`` (and another socket) in place of the running one.
@@ -194,9 +222,7 @@ class GatewayProcess:
             if old is not None and self._roster and not await self.wait_ready(within=_TAKEOVER):
                 log.warning("the new gateway does not see a replica yet")
             if old is not None:
-                retiring = asyncio.create_task(old.end(), name="retiring gateway")
-                self._retiring.add(retiring)
-                retiring.add_done_callback(self._retiring.discard)
+                self._retire(old.end())
             self._again.set()
 
     async def close_listener(self) -> None:
@@ -224,6 +250,11 @@ class GatewayProcess:
         await asyncio.gather(*self._tasks, *self._retiring)
         self._enter("stopped")
 
+    def _retire(self, ending: Coroutine[Any, Any, object]) -> None:
+        retiring = asyncio.create_task(ending, name="retiring gateway")
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
     def _enter(self, phase: Phase) -> None:
         if phase != self._phase:
             self._phase = phase
@@ -235,7 +266,10 @@ class GatewayProcess:
         self._generation += 1
         admin_socket = self._paths.admin_socket(self._generation)
         admin_socket.unlink(missing_ok=True)
-        config = self.config.model_copy(update={"admin_socket": admin_socket, "replicas": self._roster})
+        drain = self.config.timeouts.drain
+        config = self.config.model_copy(
+            update={"admin_socket": admin_socket, "replicas": self._roster, "orphan_drain": drain}
+        )
         path, memory = config_file(self._paths.gateway_config, config.model_dump_json(indent=2) + "\n")
         descriptor = self.listener.fileno()
         argv = [sys.executable, "-P", "-m", "tri_serve.gateway", "--config", str(path)]
@@ -246,11 +280,12 @@ class GatewayProcess:
                 log=self._paths.log("gateway"),
                 name="gateway",
                 pass_fds=(descriptor,) if memory is None else (descriptor, memory),
+                leftover_grace=drain + _BEYOND_DRAIN,
             )
         finally:
             if memory is not None:
                 os.close(memory)
-        process = _Process(child, admin_socket, time.monotonic(), config.timeouts.drain)
+        process = _Process(child, admin_socket, time.monotonic(), drain)
         try:
             await asyncio.wait_for(self._until_answering(process), START_TIMEOUT)
         except TimeoutError as error:
@@ -267,7 +302,7 @@ class GatewayProcess:
         return process
 
     async def _until_answering(self, process: _Process) -> None:
-        ended = asyncio.ensure_future(process.child.wait())
+        ended = asyncio.ensure_future(process.child.wait_program())
         try:
             while not ended.done():
                 if process.admin_socket.exists():
@@ -278,7 +313,7 @@ class GatewayProcess:
         finally:
             ended.cancel()
         raise GatewayStartError(
-            f"the gateway ended with exit code {process.child.returncode} while starting",
+            f"the gateway ended with exit code {ended.result()} while starting",
             log_tail=process.child.tail(20),
         )
 
@@ -295,10 +330,11 @@ class GatewayProcess:
                 if process is None:  # stopping, or between close_listener and the socket that follows
                     await self._again.wait()
                     continue
-                status = await process.child.wait()
+                status = await process.child.wait_program()
                 if self._current is not process or self._stopping.is_set():
                     continue
                 self._current = None
+                self._retire(process.child.wait())  # its workers finish what they have
                 process.admin_socket.unlink(missing_ok=True)
                 self.error = GatewayStartError(f"the gateway died: exit code {status}")
                 up = time.monotonic() - process.started

@@ -15,6 +15,8 @@ from pathlib import Path
 from tri_serve.errors import FleetError
 from tri_serve.places import state_dir
 
+LOG_BYTES = 16 * 1024 * 1024
+"""Each log keeps this much, and as much again in <name>.log.1."""
 _SOCKET_PATH_LIMIT = 107
 """sun_path of Linux holds 108 bytes, the last of them NUL (unix(7))."""
 _LONGEST_SOCKET_NAME = "admin-999999.sock"

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,13 +30,26 @@ class EngineLike(Protocol):
     def kv_cache_tokens(self) -> int | None: ...
     @property
     def linear_kernel(self) -> str | None: ...
+    @property
+    def core_pids(self) -> tuple[int, ...]: ...
     async def start(self) -> None: ...
     async def wait_dead(self) -> str: ...
     async def stop(self) -> None: ...
 
 
-MakeEngine = Callable[[str, Callable[[Any], None]], tuple[EngineLike, int]]
-"""(replica's name, callback for changes) → an engine not yet started, and the port it will listen on."""
+@dataclass(frozen=True)
+class MadeEngine:
+    """An engine that has not been started yet, and where it will be."""
+
+    engine: EngineLike
+    host: str
+    port: int
+    device: str
+    """``cpu``, or ``cuda:0,1``."""
+
+
+MakeEngine = Callable[[str, Callable[[Any], None], int | None], Awaitable[MadeEngine]]
+"""(replica's name, callback for changes, its last engine's port) → an engine."""
 
 
 class Replica:
@@ -48,23 +62,24 @@ class Replica:
         *,
         log_file: Path,
         on_change: Callable[[], None],
-        drained: Callable[[str], Awaitable[None]],
+        node: str = "",
         backoff: RestartBackoff | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self.make_engine = make_engine
-        self.port: int | None = None
         self.lives = 0
         """Engines that were begun in this place so far, also those that could not even be made."""
         self.restarts = 0
         self.error: TriServeError | None = None
         self._log_file = log_file
         self._on_change = on_change
-        self._drained = drained
+        self._node = node
         self._backoff = backoff or RestartBackoff()
         self._clock = clock
-        self._engine: EngineLike | None = None
+        self._made: MadeEngine | None = None
+        self._port: int | None = None
+        self._earlier_seconds: float | None = None
         self._phase = ReplicaPhase.STARTING
         self._since = clock()
         self._retry: float | None = None
@@ -84,15 +99,22 @@ class Replica:
 
     def state(self) -> ReplicaState:
         """Everything that is known of it."""
-        engine = self._engine
+        made = self._made
+        engine = made.engine if made else None
         return ReplicaState(
             name=self.name,
             phase=self._phase,
             since=self._since,
+            node=self._node,
+            device=made.device if made else None,
             pid=engine.pid if engine else None,
-            port=self.port if engine else None,
+            core_pids=engine.core_pids if engine else (),
+            host=made.host if made else None,
+            port=made.port if made else None,
+            lives=self.lives,
             restarts=self.restarts,
             phase_seconds=dict(engine.phase_seconds) if engine else {},
+            earlier_seconds=self._earlier_seconds,
             kv_cache_tokens=engine.kv_cache_tokens if engine else None,
             linear_kernel=engine.linear_kernel if engine else None,
             error=self.error.message if self.error else None,
@@ -105,12 +127,12 @@ class Replica:
         self._task = asyncio.create_task(self._run(), name=self.name)
 
     def restart(self) -> None:
-        """Drain the engine and start another, at once, whatever its record."""
+        """Stop the engine and start another, at once, whatever its record."""
         self._backoff.reset()
         self._wake.set()
 
     async def stop(self) -> None:
-        """Drain and stop; returns when nothing of the engine is left."""
+        """Stop; returns when nothing of the engine is left."""
         self._stopping = True
         self._wake.set()
         if self._task is not None:
@@ -125,7 +147,8 @@ class Replica:
 
     def _engine_changed(self, engine: EngineLike) -> None:
         # An engine calls itself ready a moment before start() returns; it is ready when that has.
-        if engine is self._engine and str(engine.state) in (ReplicaPhase.LOADING, ReplicaPhase.WARMING):
+        current = self._made.engine if self._made else None
+        if engine is current and str(engine.state) in (ReplicaPhase.LOADING, ReplicaPhase.WARMING):
             self._enter(ReplicaPhase(str(engine.state)))
 
     async def _run(self) -> None:
@@ -152,12 +175,13 @@ class Replica:
         ready_at: float | None = None
         try:
             self.lives += 1  # whoever waits for this life has to see it fail, too
-            engine, self.port = self.make_engine(self.name, self._engine_changed)
-            self._engine = engine
             self._enter(ReplicaPhase.STARTING)
+            self._made = await self.make_engine(self.name, self._engine_changed, self._port)
+            engine, self._port = self._made.engine, self._made.port
             if await self._first(engine.start(), self._wake.wait()) == 1:
                 return None
             ready_at = self._clock()
+            self._earlier_seconds = sum(engine.phase_seconds.values())
             self._enter(ReplicaPhase.READY)
             reasons: list[str] = []
 
@@ -166,7 +190,6 @@ class Replica:
 
             if await self._first(death(), self._wake.wait()) == 1:
                 self._enter(ReplicaPhase.DRAINING)
-                await self._drained(self.name)
                 return None
             self.error = EngineStartError(f"{self.name}: the engine died: {reasons[0]}")
         except TriServeError as error:
@@ -180,8 +203,7 @@ class Replica:
                         ReplicaPhase.DRAINING
                     )  # out of the roster before the next engine is thought of
                 await engine.stop()
-            self._engine = None
-            self.port = None
+            self._made = None
         log.warning("%s: %s", self.name, self.error)
         return 0.0 if ready_at is None else self._clock() - ready_at
 

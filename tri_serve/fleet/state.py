@@ -103,6 +103,8 @@ class ReplicaState(StateModel):
     """The engine's processes that hold the model."""
     host: str | None = None
     port: int | None = None
+    lives: int = 0
+    """Engines that were begun in this place so far, also those that could not even be made."""
     restarts: int = 0
     phase_seconds: dict[str, float] = {}
     earlier_seconds: float | None = None

@@ -20,27 +20,39 @@ from tri_serve.errors import FleetError, TriServeError
 from tri_serve.fleet.changes import Changes
 from tri_serve.fleet.control import ControlServer, Progress
 from tri_serve.fleet.desired import Desired, read_desired
-from tri_serve.fleet.local import LocalFleet
+from tri_serve.fleet.fleet import Fleet
 from tri_serve.fleet.notify import notify
+from tri_serve.fleet.own_children import OwnChildren
+from tri_serve.fleet.parts import Runtime
 from tri_serve.fleet.release import ReleasePaths, exclusive
 from tri_serve.fleet.state import FleetPhase, read_state
 from tri_serve.process import logs
 from tri_serve.process.child import child_token
 from tri_serve.process.strays import MARKER, sweep
+from tri_serve.spec.models import Spec
 
 log = logging.getLogger(__name__)
+
+
+def runtime_of(spec: Spec, paths: ReleasePaths) -> Runtime:
+    """What the spec wants its parts to run in. Raises MissingExtraError if Ray is wanted and not installed."""
+    if spec.fleet.supervisor == "process":
+        return OwnChildren(paths)
+    from tri_serve.fleet.ray.runtime import RayRuntime
+
+    return RayRuntime(spec, paths)
 
 
 class Supervisor:
     """One life of a release's fleet."""
 
     def __init__(self, paths: ReleasePaths, desired: Desired, *, token: str) -> None:
-        self.fleet = LocalFleet(paths, desired, token=token)
+        self.fleet = Fleet(paths, desired, runtime_of(desired.spec, paths), token=token)
         self._paths = paths
         self._ending = asyncio.Event()
         self._timeout: float | None = None
 
-    async def run(self, *, on_ready: Callable[[LocalFleet], None] | None = None) -> None:
+    async def run(self, *, on_ready: Callable[[Fleet], None] | None = None) -> None:
         """From start to end. Raises what kept the fleet from starting, when nothing of it is left."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,7 +69,7 @@ class Supervisor:
             await self.fleet.stop(self._timeout, log.info)
             await control.close()
 
-    async def _until_told_to_end(self, on_ready: Callable[[LocalFleet], None] | None) -> None:
+    async def _until_told_to_end(self, on_ready: Callable[[Fleet], None] | None) -> None:
         ending = asyncio.create_task(self._ending.wait(), name="ending")
         starting = asyncio.create_task(self._start(), name="starting")
         try:
@@ -113,7 +125,7 @@ class Supervisor:
 
 
 async def supervise(
-    paths: ReleasePaths, desired: Desired, *, on_ready: Callable[[LocalFleet], None] | None = None
+    paths: ReleasePaths, desired: Desired, *, on_ready: Callable[[Fleet], None] | None = None
 ) -> None:
     """Run a release until it is told to stop. Raises what kept it from starting.
 

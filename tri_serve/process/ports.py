@@ -81,6 +81,18 @@ def bind_listener(host: str, port: int, backlog: int = BACKLOG) -> socket.socket
     return listener
 
 
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a listener could be bound there now."""
+    family, address = _address(host)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+        return True
+
+
 def free_port(host: str) -> int:
     """A TCP port that nobody listens on now. Another process may take it before its user does."""
     family, address = _address(host)

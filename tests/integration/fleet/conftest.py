@@ -64,6 +64,7 @@ class Release:
             "preset": "tri-tiny-bf16",
             "engine": engine | sections.pop("engine", {}),
             "gateway": gateway | sections.pop("gateway", {}),
+            "fleet": {"supervisor": "process", "replicas": 1} | sections.pop("fleet", {}),
             **sections,
         }
         (self.folder / "tri-serve.yaml").write_text(yaml.safe_dump(spec))

@@ -18,7 +18,8 @@ import requests
 from tri_serve.errors import LaunchError
 from tri_serve.fleet import detached
 from tri_serve.fleet.desired import Desired
-from tri_serve.fleet.local import LocalFleet
+from tri_serve.fleet.fleet import Fleet
+from tri_serve.fleet.own_children import OwnChildren
 from tri_serve.fleet.prepare import Prepared, prepare
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.launch.config import LaunchConfig
@@ -110,7 +111,7 @@ def test_an_engine_that_cannot_be_made_is_given_up_at_once_and_the_old_one_comes
     """As if something were found out only when the engine is to be started."""
 
     class Unmakeable(Prepared):
-        def launch(self, *, port: int, api_key: str) -> LaunchConfig:
+        def launch(self, *, port: int, api_key: str, **_: Any) -> LaunchConfig:
             raise LaunchError(f"no engine takes this at port {port} with {len(api_key)} characters")
 
     def prepared(spec: Spec) -> Prepared:
@@ -128,7 +129,13 @@ def test_an_engine_that_cannot_be_made_is_given_up_at_once_and_the_old_one_comes
     paths.create()
 
     async def scenario() -> None:
-        fleet = LocalFleet(paths, old, token=os.environ[MARKER], prepare_spec=prepared)
+        fleet = Fleet(
+            paths,
+            old,
+            OwnChildren(paths, prepare_spec=prepared),
+            token=os.environ[MARKER],
+            prepare_spec=prepared,
+        )
         try:
             await fleet.start()
             await fleet.wait_started()

@@ -9,7 +9,7 @@ from typing import Any
 
 from tri_serve.errors import EngineStartError, LaunchError
 from tri_serve.fleet.backoff import RestartBackoff
-from tri_serve.fleet.replica import EngineLike, Replica
+from tri_serve.fleet.replica import MadeEngine, Replica
 from tri_serve.fleet.state import ReplicaPhase
 
 
@@ -22,6 +22,7 @@ class PretendEngine:
         self.phase_seconds = {"load": 1.0}
         self.kv_cache_tokens: int | None = None
         self.linear_kernel: str | None = None
+        self.core_pids: tuple[int, ...] = ()
         self.dead = asyncio.Event()
         self.stops = 0
         self._fails = fails
@@ -44,7 +45,6 @@ class Place:
     def __init__(self, *outcomes: bool, limit: int = 5) -> None:
         self.engines: list[PretendEngine] = []
         self.phases: list[ReplicaPhase] = []
-        self.drained: list[str] = []
         self.faults: list[Exception] = []
         self._outcomes = list(outcomes)
         self.replica = Replica(
@@ -52,24 +52,22 @@ class Place:
             self._make,
             log_file=Path("/log"),
             on_change=self._note,
-            drained=self._drain,
             backoff=RestartBackoff(limit=limit, first=0.001, longest=0.001),
         )
 
-    def _make(self, _name: str, _on_change: Callable[[Any], None]) -> tuple[EngineLike, int]:
+    async def _make(
+        self, _name: str, _on_change: Callable[[Any], None], earlier_port: int | None
+    ) -> MadeEngine:
         if self.faults:
             raise self.faults.pop()
         fails = self._outcomes.pop(0) if self._outcomes else False
         self.engines.append(PretendEngine(fails=fails))
-        return self.engines[-1], 1000 + len(self.engines)
+        return MadeEngine(self.engines[-1], "127.0.0.1", earlier_port or 1000, "cpu")
 
     def _note(self) -> None:
         phase = self.replica.phase
         if not self.phases or self.phases[-1] is not phase:
             self.phases.append(phase)
-
-    async def _drain(self, name: str) -> None:
-        self.drained.append(name)
 
     async def until(self, phase: ReplicaPhase, lives: int = 1) -> None:
         async with asyncio.timeout(5):
@@ -90,7 +88,7 @@ def test_a_started_engine_makes_the_replica_ready() -> None:
         place.replica.begin()
         await place.until(ReplicaPhase.READY)
         state = place.replica.state()
-        assert (state.port, state.pid, state.restarts) == (1001, 1, 0)
+        assert (state.port, state.pid, state.restarts) == (1000, 1, 0)
         await place.replica.stop()
         assert place.phases == ["starting", "ready", "draining", "stopped"]
         assert place.engines[0].stops == 1
@@ -98,7 +96,7 @@ def test_a_started_engine_makes_the_replica_ready() -> None:
     play(scenario)
 
 
-def test_a_dead_engine_is_stopped_and_another_started_on_another_port() -> None:
+def test_a_dead_engine_is_stopped_and_another_started_on_the_same_port() -> None:
     async def scenario() -> None:
         place = Place()
         place.replica.begin()
@@ -106,7 +104,7 @@ def test_a_dead_engine_is_stopped_and_another_started_on_another_port() -> None:
         place.engines[0].dead.set()
         await place.until(ReplicaPhase.READY, lives=2)
         state = place.replica.state()
-        assert (state.port, state.restarts, place.engines[0].stops) == (1002, 1, 1)
+        assert (state.port, state.restarts, place.engines[0].stops) == (1000, 1, 1)
         assert state.error == "replica-0: the engine died: killed by SIGKILL"
         await place.replica.stop()
 
@@ -149,7 +147,6 @@ def test_a_restart_drains_first_and_is_no_failure() -> None:
         await place.until(ReplicaPhase.READY)
         place.replica.restart()
         await place.until(ReplicaPhase.READY, lives=2)
-        assert place.drained == ["replica-0"]
         assert (place.replica.restarts, place.engines[0].stops) == (0, 1)
         await place.replica.stop()
 

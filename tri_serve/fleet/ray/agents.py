@@ -1,0 +1,225 @@
+"""The Serve deployments: each replica of one is an agent that owns one child program.
+
+Serve places an agent, looks whether it is well, and makes another when it dies. Inside, an agent runs the same
+``Replica`` or ``GatewayProcess`` as the supervisor without Ray: Ray is never in engine or gateway. A dead engine
+is replaced without Ray having to notice; an agent that dies takes its child along (see process/guard.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from tri_serve.errors import TriServeError
+from tri_serve.fleet.gateway_process import GatewayProcess
+from tri_serve.fleet.order import EngineOrder
+from tri_serve.fleet.own_children import OwnReplica
+from tri_serve.fleet.ray.messages import (
+    AgentSettings,
+    EngineNews,
+    GatewayNews,
+    GatewayOrder,
+    digest,
+    roster_digest,
+)
+from tri_serve.fleet.release import LOG_BYTES, ReleasePaths, release_paths
+from tri_serve.fleet.shared_listener import take_listener
+from tri_serve.fleet.state import ErrorState
+from tri_serve.gateway.config import ReplicaAddress
+from tri_serve.process import logs
+from tri_serve.process.ports import bind_listener
+
+log = logging.getLogger("tri_serve.fleet")
+
+_ROTATE_SECONDS = 10.0
+
+
+def agent_paths(settings: AgentSettings, node: str) -> ReleasePaths:
+    """Where the agent keeps logs and sockets. Two nodes may share a home folder."""
+    if settings.root is not None:
+        return ReleasePaths(Path(settings.root))
+    return ReleasePaths(release_paths(settings.release).root / "nodes" / node)
+
+
+class Agent:
+    """What both kinds have in common: a place for logs, and news for who waits for them."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self.settings = settings
+        self.node = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        self.paths = agent_paths(settings, self.node)
+        self.paths.create()
+        self.instance = secrets.token_hex(6)
+        self.version = 0
+        self._news = asyncio.Event()
+        if not settings.keeps_threads:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        # A supervisor on the same machine does this for all logs; on another node nobody else would.
+        self._rotation = (
+            asyncio.get_running_loop().create_task(self._rotate()) if settings.root is None else None
+        )
+
+    def changed(self) -> None:
+        """Wake those who wait for news."""
+        self.version += 1
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def news(self, seen: int, within: float) -> None:
+        """Until there is something that ``seen`` does not include, at most ``within`` seconds."""
+        if self.version == seen:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), within)
+
+    async def _rotate(self) -> None:
+        while True:
+            await asyncio.sleep(_ROTATE_SECONDS)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(logs.rotate, self.paths.log(self.settings.name), LOG_BYTES)
+
+
+class EngineAgent(Agent):
+    """Keeps one engine."""
+
+    def __init__(self, settings: dict[str, Any], order: dict[str, Any]) -> None:
+        super().__init__(AgentSettings.model_validate(settings))
+        wanted = EngineOrder.model_validate(order)
+        self._digest = digest(wanted)
+        self._replica = OwnReplica(
+            self.settings.name,
+            wanted,
+            paths=self.paths,
+            on_change=self.changed,
+            node=self.node,
+            address=self.node,
+        )
+        self._replica.begin()
+
+    async def follow(self, order: dict[str, Any]) -> None:
+        """Another order: another engine. The same one again changes nothing."""
+        wanted = EngineOrder.model_validate(order)
+        if digest(wanted) != self._digest:
+            self._digest = digest(wanted)
+            self._replica.renew(wanted)
+
+    async def changes(self, seen: int, within: float) -> dict[str, Any]:
+        """News of the replica, as soon as there are any."""
+        await self.news(seen, within)
+        error = self._replica.error
+        return EngineNews(
+            version=self.version,
+            instance=self.instance,
+            digest=self._digest,
+            state=self._replica.state(),
+            error=ErrorState.of(error) if error else None,
+        ).model_dump(mode="json")
+
+    async def stop(self) -> None:
+        """Stop the engine; it may finish what it has for its shutdown timeout."""
+        await self._replica.stop()
+
+    async def __del__(self) -> None:
+        await self._replica.stop()
+
+
+class GatewayAgent(Agent):
+    """Keeps one gateway."""
+
+    def __init__(self, settings: dict[str, Any], order: dict[str, Any]) -> None:
+        super().__init__(AgentSettings.model_validate(settings))
+        self._order = GatewayOrder.model_validate(order)
+        self._roster: tuple[ReplicaAddress, ...] = ()
+        host = self._host(self._order)
+        url_host = f"[{host}]" if ":" in host else host
+        self._gateway = GatewayProcess(
+            self.paths,
+            self._listener(self._order),
+            self._order.config.model_copy(update={"admin_socket": self.paths.admin_socket(0)}),
+            on_change=self.changed,
+            name=self.settings.name,
+            node=self.node,
+            url=f"http://{url_host}:{self._order.port}" if self.settings.listener_socket is None else None,
+        )
+        self._gateway.begin()
+
+    def _host(self, order: GatewayOrder) -> str:
+        return self.node if order.host in ("node", "0.0.0.0", "::") else order.host  # noqa: S104 -- compared
+
+    def _listener(self, order: GatewayOrder) -> socket.socket:
+        if self.settings.listener_socket is not None:
+            return take_listener(self.settings.listener_socket)
+        return bind_listener(self.node if order.host == "node" else order.host, order.port)
+
+    async def changes(self, seen: int, within: float) -> dict[str, Any]:
+        """News of the gateway, as soon as there are any."""
+        await self.news(seen, within)
+        error = self._gateway.error
+        return GatewayNews(
+            version=self.version,
+            instance=self.instance,
+            digest=digest(self._order),
+            roster_digest=roster_digest(self._roster),
+            state=self._gateway.state(None),
+            error=ErrorState.of(error) if error else None,
+        ).model_dump(mode="json")
+
+    async def status(self) -> dict[str, Any] | None:
+        """What the gateway process says of itself."""
+        return await self._gateway.status()
+
+    async def set_roster(self, roster: list[dict[str, Any]], within: float) -> None:
+        """Who may be sent requests; returns when the gateway process knows, or after ``within`` seconds."""
+        self._roster = tuple(ReplicaAddress.model_validate(each) for each in roster)
+        self._gateway.set_roster(self._roster)
+        await self._gateway.roster_told(within=within)
+
+    async def end_streams(self, replica: str) -> None:
+        """See GatewayProcess."""
+        await self._gateway.end_streams(replica)
+
+    async def follow(self, order: dict[str, Any]) -> dict[str, Any] | None:
+        """Put a process with another configuration (and socket) in place of the present one; its error, if any."""
+        wanted = GatewayOrder.model_validate(order)
+        known = self._order
+        if digest(wanted) == digest(known):
+            return None
+        another = wanted.socket_number != known.socket_number or (
+            self.settings.listener_socket is None and (wanted.host, wanted.port) != (known.host, known.port)
+        )
+        config = wanted.config.model_copy(update={"admin_socket": self.paths.admin_socket(0)})
+        try:
+            await self._gateway.replace(config, self._listener(wanted) if another else None)
+        except TriServeError as error:
+            return ErrorState.of(error).model_dump()
+        self._order = wanted
+        self.changed()
+        return None
+
+    async def close_listener(self) -> None:
+        """See GatewayProcess."""
+        await self._gateway.close_listener()
+
+    async def renew(self) -> None:
+        """Another process of the same configuration, also if it was given up."""
+        self._gateway.restart()
+        await self._gateway.replace(self._gateway.config)
+
+    async def stop(self) -> None:
+        """Let running requests finish within the drain time, then end."""
+        await self._gateway.stop()
+
+    async def __del__(self) -> None:
+        await self._gateway.stop()
+
+
+Engine: serve.Deployment = serve.deployment(name="Engine")(EngineAgent)
+Gateway: serve.Deployment = serve.deployment(name="Gateway")(GatewayAgent)

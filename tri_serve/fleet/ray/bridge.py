@@ -1,0 +1,184 @@
+"""Ray's client: ``python -m tri_serve.fleet.ray.bridge --address HOST:PORT --socket PATH``.
+
+A process of its own, since a client of Ray can be ended by Ray's death. Takes commands as the supervisor does (see
+control.py) and passes them on to Serve and to the agents. What it has deployed stays when it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from tri_serve.errors import FleetError
+from tri_serve.fleet.control import ControlServer, Progress
+from tri_serve.fleet.ray.agents import Engine, Gateway
+from tri_serve.fleet.ray.nodes import check_nodes, living_nodes
+
+log = logging.getLogger("tri_serve.fleet.ray")
+
+_CALLS_AT_ONCE = 1_000
+"""Calls that an agent takes at once; most of them wait for news."""
+_CONNECT_SECONDS = 60.0
+
+
+class Bridge:
+    """Serve, seen as a few commands."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, DeploymentHandle[Any]] = {}
+        self._deploying = asyncio.Lock()
+
+    async def deploy(self, request: Mapping[str, Any], _progress: Progress) -> Any:
+        """Have an application ``name`` with one agent; one that is there already is left alone."""
+        async with self._deploying:
+            await asyncio.to_thread(self._deploy, request)
+
+    def _deploy(self, request: Mapping[str, Any]) -> None:
+        name: str = request["name"]
+        if name in serve.status().applications:
+            self._handles[name] = serve.get_app_handle(name)
+            return
+        deployment = Engine if request["kind"] == "engine" else Gateway
+        options: dict[str, Any] = {"num_cpus": request["cpus"], "num_gpus": request["gpus"]}
+        if request.get("node"):
+            options["resources"] = {f"node:{request['node']}": 0.001}
+        application = deployment.options(
+            num_replicas=1,
+            max_ongoing_requests=_CALLS_AT_ONCE,
+            graceful_shutdown_timeout_s=request["patience"],
+            graceful_shutdown_wait_loop_s=0.1,
+            health_check_period_s=5.0,
+            ray_actor_options=options,
+        ).bind(request["settings"], request["order"])
+        handles = serve.run_many(
+            [serve.RunTarget(application, name=name, route_prefix=None)],
+            wait_for_ingress_deployment_creation=True,
+            wait_for_applications_running=False,
+        )
+        self._handles[name] = handles[0]
+
+    async def delete(self, request: Mapping[str, Any], _progress: Progress) -> Any:
+        """Have an application no more; its agent gets the time to stop what it owns."""
+        name: str = request["name"]
+        self._handles.pop(name, None)
+        async with self._deploying:
+            await asyncio.to_thread(lambda: serve.delete(name, _blocking=bool(request.get("wait"))))
+
+    async def call(self, request: Mapping[str, Any], _progress: Progress) -> Any:
+        """Call a method of an agent and give its answer."""
+        handle = self._handles.get(request["name"])
+        if handle is None:
+            raise FleetError(f"{request['name']} is not deployed")
+        method = getattr(handle, request["method"])
+        return await method.remote(*request.get("arguments", ()))
+
+    async def nodes(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
+        """The living nodes of the cluster."""
+        return await asyncio.to_thread(living_nodes)
+
+    async def check(self, request: Mapping[str, Any], progress: Progress) -> Any:
+        """What each node lacks that the release needs there."""
+        return await asyncio.to_thread(check_nodes, request["spec"], request["gateway_nodes"], progress)
+
+    async def applications(self, request: Mapping[str, Any], _progress: Progress) -> Any:
+        """Serve's own word on applications whose names begin with ``prefix``."""
+        status = await asyncio.to_thread(serve.status)
+        found: dict[str, Any] = {}
+        for name, application in status.applications.items():
+            if name.startswith(request["prefix"]):
+                messages = [d.message for d in application.deployments.values() if d.message]
+                found[name] = {
+                    "status": str(application.status.value),
+                    "message": "; ".join([application.message, *messages]).strip("; "),
+                }
+        return found
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"Ray: {type(error).__name__}: {lines[-1] if lines else 'no explanation'}"
+
+
+def _told(command: Any) -> Any:
+    """Ray's errors become ours, which the control socket can carry."""
+
+    async def answer(request: Mapping[str, Any], progress: Progress) -> Any:
+        try:
+            return await command(request, progress)
+        except (RayError, RayServeException, ConnectionError) as error:
+            raise FleetError(_one_line(error)) from error
+        except RuntimeError as error:  # what Serve raises when an application fails
+            raise FleetError(_one_line(error)) from error
+
+    return answer
+
+
+def connect(address: str) -> None:
+    """Be a client of the Ray at ``address``, with Serve running there. Raises ConnectionError."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    while address != "auto":  # Ray's own attempts to connect can take minutes
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(f"nothing answers at {address}: {error}") from error
+            time.sleep(0.1)
+    ray.init(
+        address=address,
+        namespace="tri-serve",
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        configure_logging=True,
+    )
+    # No traffic passes through Serve: clients come to the gateways.
+    serve.start(proxy_location="Disabled")
+
+
+async def run(path: Path) -> None:
+    """Take commands until told to stop."""
+    bridge = Bridge()
+    commands = ("deploy", "delete", "call", "nodes", "check", "applications")
+    control = ControlServer(path, {name: _told(getattr(bridge, name)) for name in commands})
+    ending = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    await control.start()
+    await ending.wait()
+    await control.close()
+
+
+def main() -> None:
+    """Entry point; stdout and stderr are its log."""
+    parser = argparse.ArgumentParser(prog="tri_serve.fleet.ray.bridge")
+    parser.add_argument("--address", required=True, help="HOST:PORT of Ray's head, or auto")
+    parser.add_argument("--socket", type=Path, required=True, help="UNIX socket to take commands on")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        connect(arguments.address)
+    except (ConnectionError, RayError, RuntimeError) as error:
+        print(f"cannot use the Ray at {arguments.address}: {error}", file=sys.stderr)
+        sys.exit(1)
+    asyncio.run(run(arguments.socket))
+    os._exit(0)  # Ray's own leave-taking can hang when its head is gone
+
+
+if __name__ == "__main__":
+    main()

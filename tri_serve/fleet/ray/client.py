@@ -1,0 +1,35 @@
+"""Asking the bridge, from the supervisor's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from tri_serve.errors import FleetError
+from tri_serve.fleet.control import LINE_LIMIT, SILENCE, as_exception
+from tri_serve.fleet.state import ErrorState
+
+
+async def ask_bridge(path: Path, command: str, **arguments: Any) -> Any:
+    """Send one command and wait for its result, however long it takes, but no longer than SILENCE for a line.
+
+    Raises what the other side raised, or FleetError if it does not answer.
+    """
+    writer: asyncio.StreamWriter | None = None
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(path), limit=LINE_LIMIT)
+        writer.write(json.dumps({**arguments, "command": command}).encode() + b"\n")
+        while line := await asyncio.wait_for(reader.readline(), SILENCE):
+            answer = json.loads(line)
+            if "error" in answer:
+                raise as_exception(ErrorState.model_validate(answer["error"]))
+            if "result" in answer:
+                return answer["result"]
+    except (OSError, ValueError) as error:
+        raise FleetError(f"Ray's side does not answer: {error or type(error).__name__}") from error
+    finally:
+        if writer is not None:
+            writer.close()
+    raise FleetError("Ray's side ended before it answered")

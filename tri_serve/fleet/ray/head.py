@@ -1,0 +1,107 @@
+"""A private Ray for one release: one node, loopback only, with a token, beside whatever other Ray runs here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tri_serve.errors import FleetError
+from tri_serve.fleet.release import ReleasePaths
+from tri_serve.fleet.state import write_private
+from tri_serve.process.ports import free_port
+
+HOST = "127.0.0.1"
+OBJECT_STORE_BYTES = 80_000_000
+"""Nothing of ours goes through it; Ray takes no less than 75 MB."""
+_SECRETS = frozenset({"TRI_SERVE_API_KEYS", "TRI_SERVE_API_KEY", "VLLM_API_KEY", "NOTIFY_SOCKET"})
+
+
+def temporary_folder(paths: ReleasePaths) -> Path:
+    """Where the private Ray keeps its session: short, since its UNIX sockets' paths may have 107 bytes."""
+    digest = hashlib.sha256(os.fsencode(paths.root)).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"tri-serve-ray-{os.getuid()}" / digest
+
+
+def make_temporary_folder(paths: ReleasePaths) -> Path:
+    """An empty folder that is the user's alone. Raises FleetError if another user holds its name."""
+    folder = temporary_folder(paths)
+    discard_temporary_folder(paths)
+    for each in (folder.parent, folder):
+        each.mkdir(exist_ok=True, mode=0o700)
+        if each.is_symlink() or each.stat().st_uid != os.getuid():
+            raise FleetError(f"{each} belongs to another user", hint="set TMPDIR to a place of yours")
+        each.chmod(0o700)
+    return folder
+
+
+def discard_temporary_folder(paths: ReleasePaths) -> None:
+    """Remove what a private Ray left: logs and sockets."""
+    folder = temporary_folder(paths)
+    if folder.parent.is_symlink():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another release's Ray is in it
+        folder.parent.rmdir()
+
+
+def make_token(paths: ReleasePaths) -> Path:
+    """A new token, which whoever connects must know; other users of this machine do not."""
+    path = paths.root / "ray-token"
+    write_private(path, secrets.token_hex(32))
+    return path
+
+
+def private_environment(environ: Mapping[str, str], token: Path) -> dict[str, str]:
+    """Variables of everything that belongs to the private Ray; the user's own Ray settings stay out of it."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("RAY_", "PYTHON")) and name not in _SECRETS
+    }
+    return kept | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # A Ray that is no cluster stays on the loopback interface; by default it listens on all.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Ray would kill an agent, and the engine with it, when the machine is short of memory.
+        "RAY_memory_monitor_refresh_ms": "0",
+        # Workers are started for the actors that need them; those kept ready cost memory and the start's time.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_enable_worker_prestart": "0",
+        # A folder called ray or tri_serve in the working directory must not shadow the package.
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def head_command(*, port: int, folder: Path, cpus: int, gpus: int) -> list[str]:
+    """What starts the private Ray; it stays in the foreground, and ends when one of Ray's processes dies."""
+    return [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        f"--node-ip-address={HOST}",
+        f"--port={port}",
+        f"--temp-dir={folder}",
+        f"--num-cpus={cpus}",
+        f"--num-gpus={gpus}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+        "--include-log-monitor=false",
+        # No node is added or taken away.
+        "--no-monitor",
+        # By default fixed numbers, on which two Rays would collide.
+        f"--ray-client-server-port={free_port(HOST)}",
+        f"--dashboard-agent-listen-port={free_port(HOST)}",
+    ]

@@ -1,0 +1,156 @@
+"""A replica whose engine is kept by an agent in Ray: what is wanted goes there, what is comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tri_serve.errors import EngineStartError, FleetError, TriServeError
+from tri_serve.fleet.control import as_exception
+from tri_serve.fleet.order import EngineOrder
+from tri_serve.fleet.ray.messages import EngineNews, digest
+from tri_serve.fleet.state import ReplicaPhase, ReplicaState
+
+if TYPE_CHECKING:
+    from tri_serve.fleet.ray.runtime import RayRuntime
+
+log = logging.getLogger(__name__)
+
+_NEWS_SECONDS = 3.0
+"""An agent answers at least so often."""
+_AGAIN_SECONDS = 0.5
+
+
+class RemoteReplica:
+    """Keeps an agent on its order, and mirrors what it says."""
+
+    def __init__(
+        self, runtime: RayRuntime, name: str, order: EngineOrder, *, on_change: Callable[[], None]
+    ) -> None:
+        self.name = name
+        self.order = order
+        self.error: TriServeError | None = None
+        self._runtime = runtime
+        self._on_change = on_change
+        self._state = ReplicaState(
+            name=name, phase=ReplicaPhase.STARTING, since=time.time(), log=str(runtime.paths.log(name))
+        )
+        self._instance = ""
+        self._lives_before = 0
+        """Lives of earlier agents; an agent counts its own."""
+        self._restarts_before = 0
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def phase(self) -> ReplicaPhase:
+        """Where the replica is in its life."""
+        return self._state.phase
+
+    @property
+    def ready(self) -> bool:
+        """Whether its engine may be sent requests."""
+        return self._state.phase is ReplicaPhase.READY
+
+    @property
+    def lives(self) -> int:
+        """Engines that were begun in this place so far."""
+        return self._lives_before + self._state.lives
+
+    def state(self) -> ReplicaState:
+        """Everything that is known of it."""
+        return self._state.model_copy(
+            update={"restarts": self._restarts_before + self._state.restarts, "lives": self.lives}
+        )
+
+    def begin(self) -> None:
+        """Start in the background."""
+        self._task = asyncio.create_task(self._live(), name=self.name)
+
+    def renew(self, order: EngineOrder) -> None:
+        """Another engine, made from another order."""
+        self.order = order
+        self._wanted.set()
+
+    def restart(self) -> None:
+        """Another engine of the same order."""
+        self.renew(self.order.model_copy(update={"again": self.order.again + 1}))
+
+    async def stop(self) -> None:
+        """Stop; returns when nothing of it is left."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._runtime.is_up:
+            with contextlib.suppress(FleetError):  # it was not deployed yet, or Ray has just died
+                await self._runtime.call(self.name, "stop")
+            await self._runtime.delete(self.name)
+        self._enter(ReplicaPhase.STOPPED)
+
+    async def _live(self) -> None:
+        while True:
+            await self._runtime.wait_up()
+            try:
+                await self._runtime.deploy("engine", self.name, self.order.model_dump(mode="json"))
+                await self._follow()
+            except FleetError as error:
+                self._lost(error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _follow(self) -> None:
+        seen = -1
+        while True:
+            self._wanted.clear()
+            news = await self._news(seen)
+            if news is None:  # another order has come
+                await self._runtime.call(self.name, "follow", self.order.model_dump(mode="json"))
+                continue
+            seen = news.version
+            if news.digest != digest(self.order):
+                await self._runtime.call(self.name, "follow", self.order.model_dump(mode="json"))
+                continue  # what it says is about an engine that goes
+            self._take(news)
+
+    async def _news(self, seen: int) -> EngineNews | None:
+        """What the agent says next; None if the order changed meanwhile."""
+        call = asyncio.ensure_future(self._runtime.call(self.name, "changes", seen, _NEWS_SECONDS))
+        wanted = asyncio.ensure_future(self._wanted.wait())
+        try:
+            await asyncio.wait((call, wanted), return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                return EngineNews.model_validate(call.result())
+            return None
+        finally:
+            for task in (call, wanted):
+                task.cancel()
+            await asyncio.gather(call, wanted, return_exceptions=True)
+
+    def _take(self, news: EngineNews) -> None:
+        if self._instance and news.instance != self._instance:
+            self._lives_before += self._state.lives
+            self._restarts_before += self._state.restarts + 1
+        self._instance = news.instance
+        self.error = as_exception(news.error) if news.error else self.error
+        if news.state.phase is not self._state.phase:
+            log.info("%s: %s", self.name, news.state.phase)
+        self._state = news.state
+        self._on_change()
+
+    def _lost(self, error: FleetError) -> None:
+        """Its agent does not answer: what it kept is gone, or will be replaced."""
+        self.error = EngineStartError(f"{self.name}: {error}", hint=error.hint)
+        log.warning("%s", self.error)
+        self._state = self._state.model_copy(
+            update={"pid": None, "core_pids": (), "host": None, "port": None, "error": str(error)}
+        )
+        self._enter(ReplicaPhase.STARTING)
+
+    def _enter(self, phase: ReplicaPhase) -> None:
+        if phase is not self._state.phase:
+            self._state = self._state.model_copy(update={"phase": phase, "since": time.time()})
+            log.info("%s: %s", self.name, phase)
+        self._on_change()

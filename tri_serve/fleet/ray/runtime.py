@@ -1,0 +1,378 @@
+"""Ray as a fleet's runtime, seen from the supervisor: started, connected to, watched, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from tri_serve.errors import FleetError, TriServeError, UsageError
+from tri_serve.fleet.backoff import RestartBackoff
+from tri_serve.fleet.order import EngineOrder
+from tri_serve.fleet.prepare import fleet_gpus
+from tri_serve.fleet.ray import head
+from tri_serve.fleet.ray.client import ask_bridge
+from tri_serve.fleet.ray.messages import AgentSettings
+from tri_serve.fleet.ray.remote_gateway import RemoteGateway
+from tri_serve.fleet.ray.remote_replica import RemoteReplica
+from tri_serve.fleet.release import ReleasePaths
+from tri_serve.fleet.state import RayState
+from tri_serve.gateway.config import GatewayConfig
+from tri_serve.launch.device import detect_device
+from tri_serve.process.child import Child
+from tri_serve.process.guard import descendants
+from tri_serve.process.ports import free_port
+from tri_serve.process.strays import command_of
+from tri_serve.spec.models import Spec
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 90.0
+"""A head is up in some 3 s, Serve 2 s later; a machine that loads two engines besides takes longer."""
+_STOP_SECONDS = 2.0
+_OWN_PROCESSES = ("gcs_server", "raylet")
+_POLL = 0.05
+_NEVER_LONGER = 86_400.0
+
+
+class RayRuntime:
+    """A private Ray, or the user's cluster."""
+
+    def __init__(self, spec: Spec, paths: ReleasePaths) -> None:
+        self.spec = spec
+        self.paths = paths
+        self.private = spec.fleet.target == "local"
+        self.restarts = 0
+        self.cuda = False
+        self._address: str | None = None if self.private else spec.fleet.ray.address
+        self._phase: Literal["starting", "running", "waiting", "failed", "stopped"] = "starting"
+        self._error: str | None = None
+        self._head: Child | None = None
+        self._bridge: Child | None = None
+        self._nodes: list[dict[str, Any]] = []
+        self._up = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        self._backoff = RestartBackoff(first=0.5, longest=10.0)
+        self._on_change: Callable[[], None] = lambda: None
+        self._processes: dict[str, int] = {}
+
+    # -- Runtime ----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Ray up and connected to, every node checked. Raises FleetError, ResourceError, UsageError."""
+        try:
+            await self._open()
+            if not self.private:
+                await self._check_nodes()
+        except BaseException:
+            await self._close()
+            raise
+        self._task = asyncio.create_task(self._watch(), name="ray")
+
+    def replica(self, name: str, order: EngineOrder, on_change: Callable[[], None]) -> RemoteReplica:
+        """A replica that has not begun."""
+        self._on_change = on_change
+        return RemoteReplica(self, name, order, on_change=on_change)
+
+    def gateways(
+        self, config: GatewayConfig, listener: socket.socket | None, on_change: Callable[[], None]
+    ) -> Sequence[RemoteGateway]:
+        """The gateways, not begun: one here, or one on each chosen node."""
+        self._on_change = on_change
+        gateway = self.spec.gateway
+        if self.private:
+            return (
+                RemoteGateway(
+                    self,
+                    "gateway",
+                    config,
+                    listener,
+                    host=gateway.host,
+                    port=gateway.port,
+                    on_change=on_change,
+                ),
+            )
+        chosen = self.gateway_nodes()
+        return tuple(
+            RemoteGateway(
+                self,
+                "gateway" if len(chosen) == 1 else f"gateway@{node}",
+                config,
+                None,
+                host=gateway.host,
+                port=gateway.port,
+                on_change=on_change,
+                node=node,
+            )
+            for node in chosen
+        )
+
+    def state(self) -> RayState:
+        """How Ray is."""
+        return RayState(
+            phase=self._phase,
+            address=self._address,
+            private=self.private,
+            processes=self._processes,
+            nodes=len(self._nodes),
+            restarts=self.restarts,
+            error=self._error,
+        )
+
+    async def stop(self) -> None:
+        """End the private Ray; leave the user's cluster without anything of ours."""
+        self._stopping = True
+        self._up.set()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._close()
+        self._phase = "stopped"
+        if self.private:
+            await asyncio.to_thread(head.discard_temporary_folder, self.paths)
+
+    # -- for the parts ----------------------------------------------------------------------------------
+
+    def application(self, name: str) -> str:
+        """Serve's name for a part of this release."""
+        return f"tri-serve-{self.paths.release}-{name}"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether Ray can be asked."""
+        return self._up.is_set() and not self._stopping
+
+    async def wait_up(self) -> None:
+        """Until Ray can be asked."""
+        await self._up.wait()
+
+    async def ask(self, command: str, **arguments: Any) -> Any:
+        """Ask the bridge. Raises FleetError."""
+        if not self.is_up:
+            raise FleetError(self._error or "Ray is not up")
+        return await ask_bridge(self._socket, command, **arguments)
+
+    async def call(self, name: str, method: str, *arguments: Any) -> Any:
+        """Call an agent. Raises FleetError."""
+        return await self.ask("call", name=self.application(name), method=method, arguments=arguments)
+
+    async def deploy(
+        self, kind: Literal["engine", "gateway"], name: str, order: dict[str, Any], node: str | None = None
+    ) -> None:
+        """Have the agent of a part. Raises FleetError."""
+        engine = self.spec.engine
+        timeouts = self.spec.gateway.timeouts
+        here = self.private
+        settings = AgentSettings(
+            release=self.paths.release,
+            name=name,
+            root=str(self.paths.root) if here else None,
+            listener_socket=str(self.listener_socket) if here and kind == "gateway" else None,
+            keeps_threads="OMP_NUM_THREADS" in os.environ,
+        )
+        on_gpus = kind == "engine" and self.cuda
+        # On a cluster, engines without GPUs are spread by the cores that they compute on.
+        on_cores = kind == "engine" and not self.cuda and not here
+        await self.ask(
+            "deploy",
+            kind=kind,
+            name=self.application(name),
+            order=order,
+            settings=settings.model_dump(),
+            node=node,
+            gpus=engine.tensor_parallel_size if on_gpus else 0,
+            cpus=(engine.cpu_threads or 1) if on_cores else 0,
+            patience=timeouts.drain + engine.shutdown_timeout + 20.0,
+        )
+
+    async def delete(self, name: str) -> None:
+        """Have the agent no more."""
+        with contextlib.suppress(FleetError):
+            # A private Ray ends as a whole; on a cluster nothing of ours may stay.
+            await self.ask("delete", name=self.application(name), wait=not self.private)
+
+    @property
+    def listener_socket(self) -> Any:
+        """Where the gateway's agent gets its listening socket."""
+        return self.paths.sockets / "listener.sock"
+
+    def gateway_nodes(self) -> list[str]:
+        """Addresses of the nodes that get a gateway. Raises UsageError for one that is not there."""
+        wanted = self.spec.fleet.ray.gateway_nodes
+        if not wanted:
+            return list(dict.fromkeys(node["address"] for node in self._nodes))
+        known = {node["address"]: node["address"] for node in self._nodes}
+        known |= {node["name"]: node["address"] for node in self._nodes}
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise UsageError(
+                f"fleet.ray.gateway_nodes: the cluster has no node {', '.join(missing)}; "
+                f"it has: {', '.join(sorted(known))}"
+            )
+        return list(dict.fromkeys(known[name] for name in wanted))
+
+    # -- inside -----------------------------------------------------------------------------------------
+
+    @property
+    def _socket(self) -> Any:
+        return self.paths.sockets / "ray.sock"
+
+    async def _open(self) -> None:
+        self._phase = "starting"
+        begun = time.monotonic()
+        if self.private:
+            env = await self._start_head()
+        else:
+            env = {name: value for name, value in os.environ.items() if name not in head._SECRETS}
+        self._socket.unlink(missing_ok=True)
+        assert self._address is not None, "given, or chosen with the head"
+        self._bridge = await Child.spawn(
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "tri_serve.fleet.ray.bridge",
+                f"--address={self._address}",
+                f"--socket={self._socket}",
+            ],
+            env=env,
+            log=self.paths.log("ray"),
+            name="ray bridge",
+        )
+        await self._until_answering(begun)
+        self._nodes = await ask_bridge(self._socket, "nodes")
+        device = self.spec.engine.device
+        if self.private:
+            self.cuda = detect_device(device) == "cuda"
+        else:
+            self.cuda = device == "cuda" or (device == "auto" and any(node["gpus"] for node in self._nodes))
+        if self._head is not None:
+            self._processes = own_processes(self._head.pid)
+        self._phase = "running"
+        self._up.set()
+        log.info("ray: up after %.1f s at %s", time.monotonic() - begun, self._address)
+        self._on_change()
+
+    async def _start_head(self) -> dict[str, str]:
+        folder = await asyncio.to_thread(head.make_temporary_folder, self.paths)
+        env = head.private_environment(os.environ, head.make_token(self.paths))
+        if self.spec.engine.device != "cpu" and detect_device(self.spec.engine.device) == "cuda":
+            gpus = fleet_gpus(self.spec)
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        else:
+            gpus = ()
+        port = free_port(head.HOST)
+        self._address = f"{head.HOST}:{port}"
+        self._head = await Child.spawn(
+            head.head_command(port=port, folder=folder, cpus=len(os.sched_getaffinity(0)), gpus=len(gpus)),
+            env=env,
+            log=self.paths.log("ray"),
+            name="ray",
+        )
+        return env
+
+    async def _until_answering(self, begun: float) -> None:
+        assert self._bridge is not None, "spawned before"
+        while True:
+            if self._socket.exists():
+                with contextlib.suppress(FleetError):
+                    await ask_bridge(self._socket, "nodes")
+                    return
+            for child in (self._head, self._bridge):
+                if child is not None and child.returncode is not None:
+                    words = " / ".join(child.tail(3))
+                    raise FleetError(f"Ray did not start: {words}", hint=f"its log: {self.paths.log('ray')}")
+            if time.monotonic() - begun > _START_SECONDS:
+                raise FleetError(
+                    f"Ray at {self._address} did not answer within {_START_SECONDS:g} s",
+                    hint=f"its log: {self.paths.log('ray')}; --supervisor process does without Ray",
+                )
+            await asyncio.sleep(_POLL)
+
+    async def _check_nodes(self) -> None:
+        problems = await self.ask(
+            "check", spec=self.spec.model_dump_json(), gateway_nodes=self.gateway_nodes()
+        )
+        if problems:
+            raise FleetError(
+                f"the cluster is not ready for this release: {problems[0]}"
+                + "".join(f"\n  {problem}" for problem in problems[1:]),
+                hint="docs/ray-cluster.md says what every node must have",
+            )
+
+    async def _watch(self) -> None:
+        """Ray again whenever it dies, with a pause that grows; given up after as many deaths as engines have."""
+        while True:
+            since = time.monotonic()
+            self._error = f"Ray died: {await self._death()}"
+            self._up.clear()
+            self._phase = "waiting"
+            log.warning("%s", self._error)
+            self._on_change()
+            up = time.monotonic() - since
+            while True:
+                await self._close()
+                delay = self._backoff.failed(up)
+                if delay is None:
+                    self._phase = "failed"
+                    log.error("ray: given up after %d failures in a row", self._backoff.failures)
+                    self._on_change()
+                    await asyncio.sleep(_NEVER_LONGER)
+                    return
+                await asyncio.sleep(delay)
+                self.restarts += 1
+                try:
+                    await self._open()
+                    break
+                except (TriServeError, OSError) as error:
+                    self._error, up = f"Ray does not start again: {error}", 0.0
+                    log.warning("%s", self._error)
+
+    async def _death(self) -> str:
+        """Until a process that Ray needs is gone, and which."""
+        assert self._bridge is not None, "spawned before"
+        bridge = asyncio.ensure_future(self._bridge.wait())
+        whole = asyncio.ensure_future(self._head.wait()) if self._head is not None else None
+        waits = {bridge} | ({whole} if whole is not None else set())
+        known = dict(self._processes)
+        try:
+            while True:
+                await asyncio.wait(waits, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                alive = own_processes(self._head.pid) if self._head is not None else {}
+                gone = [f"{name} (pid {pid})" for name, pid in known.items() if alive.get(name) != pid]
+                if gone and self._head is not None:
+                    return f"{', '.join(gone)} is gone"
+                if whole is not None and whole.done():
+                    return f"its head ended with exit code {whole.result()}"
+                if bridge.done():
+                    return f"the connection to it ended with exit code {bridge.result()}"
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _close(self) -> None:
+        self._up.clear()
+        children = [child for child in (self._bridge, self._head) if child is not None]
+        self._bridge = self._head = None
+        self._processes = {}
+        # Nothing of Ray is worth an orderly end: the agents have been stopped before, or are lost.
+        await asyncio.gather(
+            *(child.stop(grace=_STOP_SECONDS if self._stopping else 0.0) for child in children)
+        )
+
+
+def own_processes(root: int) -> dict[str, int]:
+    """Ray's own processes below ``root`` by name; those without which it is dead."""
+    found = {}
+    for pid in descendants(root):
+        program = command_of(pid).split(" ", 1)[0].rpartition("/")[2]
+        if program in _OWN_PROCESSES:
+            found[program] = pid
+    return found

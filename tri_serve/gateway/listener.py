@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # would reset the connection and take the answer with it.
 LINGER_SECONDS = 2.0
 # A connection that was accepted just before a drain gets this long to send what it was opened for.
-FIRST_REQUEST_SECONDS = 1.0
+FIRST_REQUEST_SECONDS = 2.0
 # What a client may have written before it stops being sent more: a screenful of events.
 WRITE_BUFFER_BYTES = 65_536
 

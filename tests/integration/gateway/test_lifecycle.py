@@ -146,8 +146,8 @@ def test_a_worker_killed_under_connecting_clients_refuses_nobody_and_loses_only_
 def test_a_first_process_killed_under_connecting_clients_loses_no_connection_and_no_stream(
     make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
 ) -> None:
-    gateway = make_gateway(make_mock("--itl-ms", "20"), workers=2, orphan_drain=20.0)
-    streams = [chat(gateway, stream=True, tokens=100) for _ in range(8)]
+    gateway = make_gateway(make_mock("--itl-ms", "20"), workers=2, orphan_drain=60.0)
+    streams = [chat(gateway, stream=True, tokens=300) for _ in range(8)]
     workers = gateway.workers()
     successors: list[Gateway] = []
 
@@ -156,16 +156,16 @@ def test_a_first_process_killed_under_connecting_clients_loses_no_connection_and
         gateway.process.kill()
         gateway.process.wait()
         time.sleep(0.3)
+        assert any(map(alive, workers))  # they have their streams to end
         successors.append(spawn_gateway(gateway.directory, gateway.listener, gateway.config))
-        wait_until(successors[0].is_ready, what="the successor")
+        wait_until(successors[0].is_ready, 30.0, what="the successor")
 
     seen = connect_while(gateway.address, kill)
     try:
         assert set(seen) == {"answered"}, seen
-        assert any(map(alive, workers))  # they have their streams to end
         for stream in streams:
             assert events_of(stream)[-1] == b"data: [DONE]"
-        wait_until(lambda: not any(map(alive, workers)), what="the orphans' end")
+        wait_until(lambda: not any(map(alive, workers)), 30.0, what="the orphans' end")
         assert chat(successors[0]).status_code == 200
     finally:
         successors[0].stop()

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tri_serve.cli.fleet_status import memory_of
 from tri_serve.cli.fleet_views import plural, replica_facts
 from tri_serve.fleet.state import ReplicaPhase, write_private
 
@@ -31,21 +30,12 @@ def show_fleet(view: Steps, state: FleetState, earlier: Mapping[str, float]) -> 
 def show_ray(view: Steps, ray: RayState) -> None:
     """The Ray that supervises the fleet."""
     if ray.phase == "running":
-        view.show("ray", _ray_words(ray), "done")
+        nodes = "" if ray.private else f", {plural(ray.nodes, 'node')}"
+        view.show("ray", f"{ray.address or 'running'}{nodes}", "done")
     elif ray.phase == "starting":
         view.show("ray", "starting" if ray.private else "connecting")
     else:
         view.show("ray", ray.error or ray.phase, "failed")
-
-
-def _ray_words(ray: RayState) -> str:
-    words = [ray.address or "running"]
-    if not ray.private:
-        words.append(plural(ray.nodes, "node"))
-    memory = memory_of(ray.processes.values())
-    if memory:
-        words.append(f"takes {memory / 2**20:.0f} MiB")
-    return ", ".join(words)
 
 
 def show_gateway(view: Steps, gateway: GatewayState, url: str) -> None:

@@ -7,7 +7,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -131,24 +130,9 @@ def ray_line(ray: RayState) -> str:
     if ray.nodes and not (ray.private and ray.nodes == 1):
         parts.append(f"{plural(ray.nodes, 'node')}")
     parts += [f"{name} {pid}" for name, pid in ray.processes.items()]
-    memory = memory_of(ray.processes.values())
-    if memory:
-        parts.append(f"{memory / 2**20:.0f} MiB")
     if ray.restarts:
         parts.append(f"{plural(ray.restarts, 'restart')}")
     return ", ".join(parts)
-
-
-def memory_of(pids: Iterable[int], proc: Path = Path("/proc")) -> int:
-    """Bytes of main memory that processes of this machine take (PSS: what they share counts once); 0: unknown."""
-    total = 0
-    for pid in pids:
-        try:
-            text = (proc / str(pid) / "smaps_rollup").read_text()
-        except OSError:  # it has just ended, or is not ours to look into
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
-    return total
 
 
 def _replica_table(replicas: Sequence[ReplicaState], now: float) -> list[str]:

@@ -124,7 +124,7 @@ def replica_trouble(replica: ReplicaState, flag: str, now: float) -> list[str]:
 def ray_trouble(ray: RayState, flag: str) -> list[str]:
     """Why the Ray of a fleet is not, or lately was not, as it should be, and what to do."""
     why = ray.error or "it does not answer"
-    if ray.phase in ("failed", "stopped"):
+    if ray.phase == "failed":
         return [f"{why}; it is not tried again: tri-serve up{flag} starts all of it anew"]
     if ray.phase == "waiting" or (ray.phase == "starting" and ray.error):
         what = "it is started again by itself" if ray.private else "it is tried again until it answers"

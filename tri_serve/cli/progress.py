@@ -71,10 +71,11 @@ def comparison(elapsed: float, expected: float) -> str:
 
     Past that the bar would say nothing, so there is none.
     """
+    took = f"{expected:.1f} s" if expected < 9.95 else f"{expected:.0f} s"
     if elapsed > expected:
-        return f"longer than last time ({expected:.0f} s)"
+        return f"longer than last time ({took})"
     full = int(_BAR * elapsed / expected)
-    return f"{'━' * full}{'─' * (_BAR - full)} took {expected:.0f} s last time"
+    return f"{'━' * full}{'─' * (_BAR - full)} took {took} last time"
 
 
 class Steps(Protocol):

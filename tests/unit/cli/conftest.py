@@ -72,8 +72,7 @@ def made_fleet(**facts: Any) -> FleetState:
         "ray": RayState(
             phase="running",
             address="127.0.0.1:26379",
-            # No such processes: a pid of Linux has at most 22 bits.
-            processes={"gcs_server": 8_000_001, "raylet": 8_000_002},
+            processes={"gcs_server": 41_001, "raylet": 41_002},
             nodes=1,
         ),
         "replicas": (made_replica(0), made_replica(1)),

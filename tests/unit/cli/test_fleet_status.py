@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
 from tri_serve.cli.columns import age, compact, rate
-from tri_serve.cli.fleet_status import memory_of, status_lines
+from tri_serve.cli.fleet_status import status_lines
 from tri_serve.cli.fleet_views import status_data
 from tri_serve.fleet.state import FleetState, RayState
 
@@ -29,7 +28,7 @@ tri: ready
   url         http://127.0.0.1:8000/v1
   model       tri-21b (trillionlabs/Tri-21B-AWQ) on vllm 0.32.0
   supervisor  pid 41000, up 2 h 8 min
-  ray         private at 127.0.0.1:26379, gcs_server 8000001, raylet 8000002
+  ray         private at 127.0.0.1:26379, gcs_server 41001, raylet 41002
 
 replica    state  device    pid    KV    in flight  tok/s  restarts  since
 replica-0  ready  cuda:0  41200  419k  12 (3 wait)   1234         0  2h07m
@@ -50,7 +49,7 @@ tri: starting
   url         http://127.0.0.1:8000/v1
   model       tri-21b (trillionlabs/Tri-21B-AWQ) on vllm 0.32.0
   supervisor  pid 41000, up 2 h 8 min
-  ray         private at 127.0.0.1:26379, gcs_server 8000001, raylet 8000002
+  ray         private at 127.0.0.1:26379, gcs_server 41001, raylet 41002
 
 replica    state     device    pid  KV  in flight  tok/s  restarts  since
 replica-0  loading   cuda:0  41200   -          -      -         0    12s
@@ -68,7 +67,7 @@ tri: degraded
   url         http://127.0.0.1:8000/v1
   model       tri-21b (trillionlabs/Tri-21B-AWQ) on vllm 0.32.0
   supervisor  pid 41000, up 2 h 8 min
-  ray         private at 127.0.0.1:26379, gcs_server 8000001, raylet 8000002
+  ray         private at 127.0.0.1:26379, gcs_server 41001, raylet 41002
 
 replica    state    device    pid    KV    in flight  tok/s  restarts  since
 replica-0  ready    cuda:0  41200  419k  12 (3 wait)   1234         0  2h07m
@@ -243,17 +242,10 @@ def test_programs_get_everything_and_nothing_that_is_no_more(fleet: Make) -> Non
         "connections": 35,
         "in_flight": 11,
     }
-    assert data["ray"]["processes"] == {"gcs_server": 8_000_001, "raylet": 8_000_002}
+    assert data["ray"]["processes"] == {"gcs_server": 41_001, "raylet": 41_002}
     stale = status_data(fleet(), alive=False)
     assert stale["ray"]["phase"] == "unknown"
     assert [worker["up"] for worker in stale["gateways"][0]["workers"]] == [False, False]
-
-
-def test_shared_memory_counts_once(tmp_path: Path) -> None:
-    for pid in ("11", "12"):
-        (tmp_path / pid).mkdir()
-        (tmp_path / pid / "smaps_rollup").write_text("Rss:   900 kB\nPss:   300 kB\nPss_Anon:  100 kB\n")
-    assert memory_of((11, 12, 13), tmp_path) == 600 * 1024
 
 
 @pytest.mark.parametrize(

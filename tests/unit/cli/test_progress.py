@@ -42,6 +42,7 @@ def terminal() -> Terminal:
 def test_a_start_is_compared_with_the_last_one() -> None:
     assert comparison(0, 40) == "──────────── took 40 s last time"
     assert comparison(20, 40) == "━━━━━━────── took 40 s last time"
+    assert comparison(1.5, 3.04) == "━━━━━─────── took 3.0 s last time"
     assert comparison(40, 40) == "━━━━━━━━━━━━ took 40 s last time"
 
 

@@ -21,8 +21,8 @@ from tri_serve.cli.progress import Steps, steps
 from tri_serve.errors import EngineStartError, FleetError, GatewayStartError
 from tri_serve.fleet import detached
 from tri_serve.fleet.desired import Desired
-from tri_serve.fleet.keys import environment_key_hashes
 from tri_serve.fleet.fleet import Fleet, base_url
+from tri_serve.fleet.keys import environment_key_hashes
 from tri_serve.fleet.release import ReleasePaths, exclusive, release_paths
 from tri_serve.fleet.state import FleetState, read_state
 
@@ -48,6 +48,9 @@ def up(
         )
         found = detached.find_fleet(paths)
         alive = found is not None and found.alive
+        if found is not None and alive and views.ray_is_given_up(found.state):
+            click.echo("→ Ray died too often, and was given up: all of it is started again", err=True)
+            alive = False
         if found is not None and not alive:
             # What a killed supervisor left may still hold the port and the memory that are checked next.
             detached.stop(paths, timeout=None, progress=lambda line: click.echo(line, err=True))

@@ -33,17 +33,17 @@ def test_requests_are_korean_and_english_over_both_apis_streamed_and_not():
 
 def test_a_pair_is_asked_for_in_full_and_without_chance():
     pair = next(pair for pair in pairs() if pair.kind == "long")
-    ask = build("vllm", pair, pair.question, "chat", stream=False)
+    ask = build("vllm", pair, "chat", stream=False)
     body = json.loads(ask.body)
 
     assert ask.expected == pair.answer
-    assert (body["temperature"], body["max_tokens"]) == (0, 1024)
+    assert (body["temperature"], body["max_tokens"]) == (0, 4096)
 
 
 def test_the_mock_engine_says_what_is_expected_of_it():
     pair = pairs()[0]
     for api in ("chat", "completions"):
-        body = json.loads(build("mock", pair, pair.question, api, stream=True).body)
+        body = json.loads(build("mock", pair, api, stream=True).body)
         asked = read_ask(api, body, "", Fault(), MockSettings(model="tri-tiny"), number=1, created=0)
 
         assert answer_text(asked) == mock_answer(api, pair.question, body["max_tokens"])

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ def agent_paths(settings: AgentSettings, node: str) -> ReleasePaths:
 class Agent:
     """What both kinds have in common: a place for logs, and news for who waits for them."""
 
+    _owns = False
+    """Whether there is something to be stopped when Serve ends this agent."""
+
     def __init__(self, settings: AgentSettings) -> None:
         self.settings = settings
         self.node = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
@@ -80,6 +84,17 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), within)
 
+    async def stop(self) -> None:
+        """Stop what is kept; running requests get their time. Once done, there is nothing left to do."""
+        raise NotImplementedError
+
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        # Serve calls this when it takes an agent away, and awaits what it gives; Python calls it again at the end.
+        if not self._owns:
+            return None
+        self._owns = False
+        return self.stop()
+
     async def _rotate(self) -> None:
         while True:
             await asyncio.sleep(_ROTATE_SECONDS)
@@ -90,9 +105,9 @@ class Agent:
 class EngineAgent(Agent):
     """Keeps one engine."""
 
-    def __init__(self, settings: dict[str, Any], order: dict[str, Any]) -> None:
-        super().__init__(AgentSettings.model_validate(settings))
-        wanted = EngineOrder.model_validate(order)
+    def __init__(self, settings: str, order: str) -> None:
+        super().__init__(AgentSettings.model_validate_json(settings))
+        wanted = EngineOrder.model_validate_json(order)
         self._digest = digest(wanted)
         self._replica = OwnReplica(
             self.settings.name,
@@ -103,10 +118,11 @@ class EngineAgent(Agent):
             address=self.node,
         )
         self._replica.begin()
+        self._owns = True
 
-    async def follow(self, order: dict[str, Any]) -> None:
+    async def follow(self, order: str) -> None:
         """Another order: another engine. The same one again changes nothing."""
-        wanted = EngineOrder.model_validate(order)
+        wanted = EngineOrder.model_validate_json(order)
         if digest(wanted) != self._digest:
             self._digest = digest(wanted)
             self._replica.renew(wanted)
@@ -125,18 +141,16 @@ class EngineAgent(Agent):
 
     async def stop(self) -> None:
         """Stop the engine; it may finish what it has for its shutdown timeout."""
-        await self._replica.stop()
-
-    async def __del__(self) -> None:
+        self._owns = False
         await self._replica.stop()
 
 
 class GatewayAgent(Agent):
     """Keeps one gateway."""
 
-    def __init__(self, settings: dict[str, Any], order: dict[str, Any]) -> None:
-        super().__init__(AgentSettings.model_validate(settings))
-        self._order = GatewayOrder.model_validate(order)
+    def __init__(self, settings: str, order: str) -> None:
+        super().__init__(AgentSettings.model_validate_json(settings))
+        self._order = GatewayOrder.model_validate_json(order)
         self._roster: tuple[ReplicaAddress, ...] = ()
         host = self._host(self._order)
         url_host = f"[{host}]" if ":" in host else host
@@ -150,6 +164,7 @@ class GatewayAgent(Agent):
             url=f"http://{url_host}:{self._order.port}" if self.settings.listener_socket is None else None,
         )
         self._gateway.begin()
+        self._owns = True
 
     def _host(self, order: GatewayOrder) -> str:
         return self.node if order.host in ("node", "0.0.0.0", "::") else order.host  # noqa: S104 -- compared
@@ -186,9 +201,9 @@ class GatewayAgent(Agent):
         """See GatewayProcess."""
         await self._gateway.end_streams(replica)
 
-    async def follow(self, order: dict[str, Any]) -> dict[str, Any] | None:
+    async def follow(self, order: str) -> dict[str, Any] | None:
         """Put a process with another configuration (and socket) in place of the present one; its error, if any."""
-        wanted = GatewayOrder.model_validate(order)
+        wanted = GatewayOrder.model_validate_json(order)
         known = self._order
         if digest(wanted) == digest(known):
             return None
@@ -215,9 +230,7 @@ class GatewayAgent(Agent):
 
     async def stop(self) -> None:
         """Let running requests finish within the drain time, then end."""
-        await self._gateway.stop()
-
-    async def __del__(self) -> None:
+        self._owns = False
         await self._gateway.stop()
 
 

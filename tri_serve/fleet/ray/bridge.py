@@ -104,14 +104,19 @@ class Bridge:
                 messages = [d.message for d in application.deployments.values() if d.message]
                 found[name] = {
                     "status": str(application.status.value),
-                    "message": "; ".join([application.message, *messages]).strip("; "),
+                    "message": _last_line("\n".join([application.message, *messages])),
                 }
         return found
 
 
+def _last_line(text: str) -> str:
+    """Of a traceback, what was raised."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no explanation"
+
+
 def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"Ray: {type(error).__name__}: {lines[-1] if lines else 'no explanation'}"
+    return f"Ray: {type(error).__name__}: {_last_line(str(error))}"
 
 
 def _told(command: Any) -> Any:

@@ -130,7 +130,7 @@ class RemoteGateway:
             elif digest(order) == digest(before):  # asked to replace the process nevertheless
                 await self._runtime.call(self.name, "renew")
                 return
-            error = await self._runtime.call(self.name, "follow", order.model_dump(mode="json"))
+            error = await self._runtime.call(self.name, "follow", order.model_dump_json())
             if error is not None:
                 if listener is not None and self._shared is not None and old is not None:
                     self._shared.listener = old
@@ -169,8 +169,9 @@ class RemoteGateway:
             await self._runtime.wait_up()
             try:
                 await self._runtime.deploy(
-                    "gateway", self.name, self._order.model_dump(mode="json"), node=self._node
+                    "gateway", self.name, self._order.model_dump_json(), node=self._node
                 )
+                await self._runtime.deployed(self.name)
                 seen = -1
                 while True:
                     news = GatewayNews.model_validate(
@@ -182,14 +183,14 @@ class RemoteGateway:
                 self.error = GatewayStartError(f"{self.name}: {error}", hint=error.hint)
                 log.warning("%s", self.error)
                 self._state = self._state.model_copy(
-                    update={"phase": "starting", "pid": None, "error": str(error)}
+                    update={"phase": "waiting", "pid": None, "error": str(error)}
                 )
                 self._on_change()
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _take(self, news: GatewayNews) -> None:
         if news.digest != digest(self._order) and not self._swap.locked():  # an agent that began anew
-            await self._runtime.call(self.name, "follow", self._order.model_dump(mode="json"))
+            await self._runtime.call(self.name, "follow", self._order.model_dump_json())
         if news.roster_digest != roster_digest(self._roster):
             self._tell.set()
         if news.state.phase != self._state.phase:

@@ -95,7 +95,8 @@ class RemoteReplica:
         while True:
             await self._runtime.wait_up()
             try:
-                await self._runtime.deploy("engine", self.name, self.order.model_dump(mode="json"))
+                await self._runtime.deploy("engine", self.name, self.order.model_dump_json())
+                await self._runtime.deployed(self.name)
                 await self._follow()
             except FleetError as error:
                 self._lost(error)
@@ -107,11 +108,11 @@ class RemoteReplica:
             self._wanted.clear()
             news = await self._news(seen)
             if news is None:  # another order has come
-                await self._runtime.call(self.name, "follow", self.order.model_dump(mode="json"))
+                await self._runtime.call(self.name, "follow", self.order.model_dump_json())
                 continue
             seen = news.version
             if news.digest != digest(self.order):
-                await self._runtime.call(self.name, "follow", self.order.model_dump(mode="json"))
+                await self._runtime.call(self.name, "follow", self.order.model_dump_json())
                 continue  # what it says is about an engine that goes
             self._take(news)
 
@@ -147,7 +148,7 @@ class RemoteReplica:
         self._state = self._state.model_copy(
             update={"pid": None, "core_pids": (), "host": None, "port": None, "error": str(error)}
         )
-        self._enter(ReplicaPhase.STARTING)
+        self._enter(ReplicaPhase.WAITING)
 
     def _enter(self, phase: ReplicaPhase) -> None:
         if phase is not self._state.phase:

@@ -28,7 +28,7 @@ from tri_serve.launch.device import detect_device
 from tri_serve.process.child import Child
 from tri_serve.process.guard import descendants
 from tri_serve.process.ports import free_port
-from tri_serve.process.strays import command_of
+from tri_serve.process.strays import ProcessIdentity, command_of, is_alive
 from tri_serve.spec.models import Spec
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ _START_SECONDS = 90.0
 _STOP_SECONDS = 2.0
 _OWN_PROCESSES = ("gcs_server", "raylet")
 _POLL = 0.05
+_DEPLOY_POLL = 0.3
 _NEVER_LONGER = 86_400.0
 
 
@@ -61,7 +62,7 @@ class RayRuntime:
         self._task: asyncio.Task[None] | None = None
         self._backoff = RestartBackoff(first=0.5, longest=10.0)
         self._on_change: Callable[[], None] = lambda: None
-        self._processes: dict[str, int] = {}
+        self._processes: dict[str, ProcessIdentity] = {}
 
     # -- Runtime ----------------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class RayRuntime:
             phase=self._phase,
             address=self._address,
             private=self.private,
-            processes=self._processes,
+            processes={name: process.pid for name, process in self._processes.items()},
             nodes=len(self._nodes),
             restarts=self.restarts,
             error=self._error,
@@ -164,7 +165,7 @@ class RayRuntime:
         return await self.ask("call", name=self.application(name), method=method, arguments=arguments)
 
     async def deploy(
-        self, kind: Literal["engine", "gateway"], name: str, order: dict[str, Any], node: str | None = None
+        self, kind: Literal["engine", "gateway"], name: str, order: str, node: str | None = None
     ) -> None:
         """Have the agent of a part. Raises FleetError."""
         engine = self.spec.engine
@@ -185,12 +186,24 @@ class RayRuntime:
             kind=kind,
             name=self.application(name),
             order=order,
-            settings=settings.model_dump(),
+            settings=settings.model_dump_json(),
             node=node,
             gpus=engine.tensor_parallel_size if on_gpus else 0,
             cpus=(engine.cpu_threads or 1) if on_cores else 0,
             patience=timeouts.drain + engine.shutdown_timeout + 20.0,
         )
+
+    async def deployed(self, name: str) -> None:
+        """Until Serve says that the agent runs. Raises FleetError with Serve's words if it gives up on it."""
+        application = self.application(name)
+        while True:
+            found = (await self.ask("applications", prefix=application)).get(application)
+            if found is not None and found["status"] == "RUNNING":
+                return
+            if found is not None and found["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+                await self.ask("delete", name=application, wait=True)
+                raise FleetError(f"Ray Serve cannot start its agent: {found['message']}")
+            await asyncio.sleep(_DEPLOY_POLL)
 
     async def delete(self, name: str) -> None:
         """Have the agent no more."""
@@ -345,10 +358,9 @@ class RayRuntime:
         try:
             while True:
                 await asyncio.wait(waits, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
-                alive = own_processes(self._head.pid) if self._head is not None else {}
-                gone = [f"{name} (pid {pid})" for name, pid in known.items() if alive.get(name) != pid]
-                if gone and self._head is not None:
-                    return f"{', '.join(gone)} is gone"
+                gone = [f"{name} (pid {it.pid})" for name, it in known.items() if not is_alive(it)]
+                if gone:
+                    return f"{' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} gone"
                 if whole is not None and whole.done():
                     return f"its head ended with exit code {whole.result()}"
                 if bridge.done():
@@ -368,11 +380,14 @@ class RayRuntime:
         )
 
 
-def own_processes(root: int) -> dict[str, int]:
-    """Ray's own processes below ``root`` by name; those without which it is dead."""
-    found = {}
-    for pid in descendants(root):
+def own_processes(root: int) -> dict[str, ProcessIdentity]:
+    """Ray's own processes below ``root`` by name: those without which it is dead.
+
+    Oldest first: a raylet that starts a worker is, for a moment, there twice.
+    """
+    found: dict[str, ProcessIdentity] = {}
+    for pid, ticks in sorted(descendants(root).items(), key=lambda process: process[1]):
         program = command_of(pid).split(" ", 1)[0].rpartition("/")[2]
         if program in _OWN_PROCESSES:
-            found[program] = pid
+            found.setdefault(program, ProcessIdentity(pid, ticks))
     return found

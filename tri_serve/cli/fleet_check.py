@@ -27,7 +27,7 @@ class Times:
     """Monotonic time at which this process began: its imports count as ours."""
     install: float = 0.0
     ray: float = 0.0
-    """Until Ray runs; 0 without Ray. Engines start after that."""
+    """Until Ray runs and its agents have begun to start an engine; 0 without Ray."""
     engine: float = 0.0
 
     @property

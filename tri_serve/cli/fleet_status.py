@@ -49,6 +49,7 @@ _GATEWAY_COLUMNS = (
 )
 _STATE = 1
 """Index of the state in both."""
+_HEAD_INDENT = 14
 _LONGEST_GATEWAY_CELL = 22
 """A longer name (``gateway@NODE``) stands over its rows, so that the table fits into 80 columns."""
 
@@ -84,8 +85,8 @@ def status_lines(
     lines = [f"{state.release}: {click.style(condition, bold=True)}"]
     if condition == "failed" or not alive:
         reasons = _why_it_is_gone(state, failed=condition == "failed")
-        return lines + _wrapped((f"  {line}" for line in reasons), width)
-    lines += _wrapped(_head(state, now), width)
+        return lines + _wrapped((f"  {line}" for line in reasons), width, indent=4)
+    lines += _wrapped(_head(state, now), width, indent=_HEAD_INDENT)
     if state.replicas:
         lines += ["", *_replica_table(state.replicas, now)]
     if state.gateways:
@@ -119,7 +120,7 @@ def _head(state: FleetState, now: float) -> list[str]:
     scaling = autoscaling_words(state)
     if scaling:
         rows.append(("autoscaling", scaling))
-    return [f"  {name:<12}{text}" for name, text in rows]
+    return [f"  {name:<{_HEAD_INDENT - 2}}{text}" for name, text in rows]
 
 
 def ray_line(ray: RayState) -> str:
@@ -216,12 +217,11 @@ def _notes(state: FleetState, now: float) -> list[str]:
     return lines + [f"{', '.join(names)}: {line}" for line, names in about.items()]
 
 
-def _wrapped(lines: Iterable[str], width: int | None) -> list[str]:
+def _wrapped(lines: Iterable[str], width: int | None, *, indent: int = 2) -> list[str]:
     """Prose in so many columns; what a line goes on with is indented."""
     if width is None:
         return list(lines)
     wrapped: list[str] = []
     for line in lines:
-        indent = " " * (len(line) - len(line.lstrip()) + 2)
-        wrapped += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
+        wrapped += textwrap.wrap(line, width, subsequent_indent=" " * indent, break_on_hyphens=False)
     return wrapped

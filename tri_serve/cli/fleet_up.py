@@ -94,7 +94,7 @@ def _start(paths: ReleasePaths, desired: Desired, times: Times, timeout: float |
                     )
                 if state is not None:
                     show_fleet(view, state, earlier)
-                    if state.ray is not None and state.ray.phase == "running" and not times.ray:
+                    if state.ray is not None and not times.ray and any(r.pid for r in state.replicas):
                         times.ray = time.monotonic() - started
             assert state is not None, "follow_start ends with a running fleet"
             ready = True

@@ -275,3 +275,9 @@ def test_rates_keep_their_digits_while_they_fit(number: float | None, text: str)
 )
 def test_ages_are_short(seconds: float, text: str) -> None:
     assert age(seconds) == text
+
+
+def test_a_head_line_that_is_too_long_goes_on_under_its_value(fleet: Make, now: float) -> None:
+    text = screen(fleet(source="a-long-organisation/a-long-name-of-a-checkpoint-AWQ"), now)
+    assert "\n  model       tri-21b (a-long-organisation/a-long-name-of-a-checkpoint-AWQ) on\n" in text
+    assert "\n              vllm 0.32.0\n" in text

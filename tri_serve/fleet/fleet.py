@@ -256,6 +256,7 @@ class Fleet:
         """What a gateway of this fleet is told."""
         return GatewayConfig(
             release=self.paths.release,
+            gateways=max(1, len(self.gateways)),
             served_models=(spec.model.served_name,),
             workers=spec.gateway.workers,
             timeouts=spec.gateway.timeouts,

@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -50,7 +50,10 @@ class Bridge:
 
     def _deploy(self, request: Mapping[str, Any]) -> None:
         name: str = request["name"]
-        if name in serve.status().applications:
+        known = serve.status().applications.get(name)
+        if known is not None and known.status == "DELETING":  # of a replica that has just gone
+            serve.delete(name)  # waits for its end
+        elif known is not None:
             self._handles[name] = serve.get_app_handle(name)
             return
         deployment = Engine if request["kind"] == "engine" else Gateway
@@ -125,6 +128,8 @@ def _told(command: Any) -> Any:
     async def answer(request: Mapping[str, Any], progress: Progress) -> Any:
         try:
             return await command(request, progress)
+        except RayActorError as error:
+            raise FleetError("its Ray actor died; Ray Serve makes another") from error
         except (RayError, RayServeException, ConnectionError) as error:
             raise FleetError(_one_line(error)) from error
         except RuntimeError as error:  # what Serve raises when an application fails

@@ -12,10 +12,14 @@ from tri_serve.fleet.control import LINE_LIMIT, SILENCE, as_exception
 from tri_serve.fleet.state import ErrorState
 
 
+class BridgeLostError(FleetError):
+    """Nobody answers for Ray: the bridge is gone, or not there yet. What it has deployed may be well."""
+
+
 async def ask_bridge(path: Path, command: str, **arguments: Any) -> Any:
     """Send one command and wait for its result, however long it takes, but no longer than SILENCE for a line.
 
-    Raises what the other side raised, or FleetError if it does not answer.
+    Raises what the other side raised, or BridgeLostError if it does not answer.
     """
     writer: asyncio.StreamWriter | None = None
     try:
@@ -28,8 +32,8 @@ async def ask_bridge(path: Path, command: str, **arguments: Any) -> Any:
             if "result" in answer:
                 return answer["result"]
     except (OSError, ValueError) as error:
-        raise FleetError(f"Ray's side does not answer: {error or type(error).__name__}") from error
+        raise BridgeLostError(f"Ray's side does not answer: {error or type(error).__name__}") from error
     finally:
         if writer is not None:
             writer.close()
-    raise FleetError("Ray's side ended before it answered")
+    raise BridgeLostError("Ray's side ended before it answered")

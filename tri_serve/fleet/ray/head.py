@@ -58,12 +58,17 @@ def make_token(paths: ReleasePaths) -> Path:
     return path
 
 
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` without what Ray's processes need not know."""
+    return {name: value for name, value in environ.items() if name not in _SECRETS}
+
+
 def private_environment(environ: Mapping[str, str], token: Path) -> dict[str, str]:
     """Variables of everything that belongs to the private Ray; the user's own Ray settings stay out of it."""
     kept = {
         name: value
-        for name, value in environ.items()
-        if not name.startswith(("RAY_", "PYTHON")) and name not in _SECRETS
+        for name, value in without_secrets(environ).items()
+        if not name.startswith(("RAY_", "PYTHON"))
     }
     return kept | {
         "RAY_AUTH_MODE": "token",

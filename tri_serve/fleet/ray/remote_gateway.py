@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tri_serve.errors import FleetError, GatewayStartError, TriServeError
 from tri_serve.fleet.control import as_exception
 from tri_serve.fleet.gateway_process import with_status
+from tri_serve.fleet.ray.client import BridgeLostError
 from tri_serve.fleet.ray.messages import GatewayNews, GatewayOrder, digest, roster_digest
 from tri_serve.fleet.shared_listener import SharedListener
 from tri_serve.fleet.state import ErrorState, GatewayState
@@ -179,14 +180,22 @@ class RemoteGateway:
                     )
                     seen = news.version
                     await self._take(news)
-            except FleetError as error:
-                self.error = GatewayStartError(f"{self.name}: {error}", hint=error.hint)
-                log.warning("%s", self.error)
-                self._state = self._state.model_copy(
-                    update={"phase": "waiting", "pid": None, "error": str(error)}
-                )
-                self._on_change()
+            except BridgeLostError as error:
+                log.info("%s: %s", self.name, error)  # the agent goes on; if Ray died, ``ray_died`` says so
                 await asyncio.sleep(_AGAIN_SECONDS)
+            except FleetError as error:
+                self._lost(error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    def ray_died(self, error: FleetError) -> None:
+        """Ray is gone, and the agent with it."""
+        self._lost(error)
+
+    def _lost(self, error: FleetError) -> None:
+        self.error = GatewayStartError(f"{self.name}: {error}", hint=error.hint)
+        log.warning("%s", self.error)
+        self._state = self._state.model_copy(update={"phase": "waiting", "pid": None, "error": str(error)})
+        self._on_change()
 
     async def _take(self, news: GatewayNews) -> None:
         if news.digest != digest(self._order) and not self._swap.locked():  # an agent that began anew

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tri_serve.errors import EngineStartError, FleetError, TriServeError
 from tri_serve.fleet.control import as_exception
 from tri_serve.fleet.order import EngineOrder
+from tri_serve.fleet.ray.client import BridgeLostError
 from tri_serve.fleet.ray.messages import EngineNews, digest
 from tri_serve.fleet.state import ReplicaPhase, ReplicaState
 
@@ -85,6 +86,7 @@ class RemoteReplica:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._runtime.forget(self)
         if self._runtime.is_up:
             with contextlib.suppress(FleetError):  # it was not deployed yet, or Ray has just died
                 await self._runtime.call(self.name, "stop")
@@ -98,6 +100,9 @@ class RemoteReplica:
                 await self._runtime.deploy("engine", self.name, self.order.model_dump_json())
                 await self._runtime.deployed(self.name)
                 await self._follow()
+            except BridgeLostError as error:
+                log.info("%s: %s", self.name, error)  # the agent goes on; if Ray died, ``ray_died`` says so
+                await asyncio.sleep(_AGAIN_SECONDS)
             except FleetError as error:
                 self._lost(error)
                 await asyncio.sleep(_AGAIN_SECONDS)
@@ -140,6 +145,10 @@ class RemoteReplica:
             log.info("%s: %s", self.name, news.state.phase)
         self._state = news.state
         self._on_change()
+
+    def ray_died(self, error: FleetError) -> None:
+        """Ray is gone, and the agent with it."""
+        self._lost(error)
 
     def _lost(self, error: FleetError) -> None:
         """Its agent does not answer: what it kept is gone, or will be replaced."""

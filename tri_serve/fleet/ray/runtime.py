@@ -17,7 +17,7 @@ from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.prepare import fleet_gpus
 from tri_serve.fleet.ray import head
-from tri_serve.fleet.ray.client import ask_bridge
+from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge
 from tri_serve.fleet.ray.messages import AgentSettings
 from tri_serve.fleet.ray.remote_gateway import RemoteGateway
 from tri_serve.fleet.ray.remote_replica import RemoteReplica
@@ -39,7 +39,7 @@ _STOP_SECONDS = 2.0
 _OWN_PROCESSES = ("gcs_server", "raylet")
 _POLL = 0.05
 _DEPLOY_POLL = 0.3
-_NEVER_LONGER = 86_400.0
+_LOOK_SECONDS = 0.5
 
 
 class RayRuntime:
@@ -63,6 +63,8 @@ class RayRuntime:
         self._backoff = RestartBackoff(first=0.5, longest=10.0)
         self._on_change: Callable[[], None] = lambda: None
         self._processes: dict[str, ProcessIdentity] = {}
+        self._environment: dict[str, str] = {}
+        self._parts: list[RemoteReplica | RemoteGateway] = []
 
     # -- Runtime ----------------------------------------------------------------------------------------
 
@@ -80,7 +82,9 @@ class RayRuntime:
     def replica(self, name: str, order: EngineOrder, on_change: Callable[[], None]) -> RemoteReplica:
         """A replica that has not begun."""
         self._on_change = on_change
-        return RemoteReplica(self, name, order, on_change=on_change)
+        replica = RemoteReplica(self, name, order, on_change=on_change)
+        self._parts.append(replica)
+        return replica
 
     def gateways(
         self, config: GatewayConfig, listener: socket.socket | None, on_change: Callable[[], None]
@@ -88,32 +92,23 @@ class RayRuntime:
         """The gateways, not begun: one here, or one on each chosen node."""
         self._on_change = on_change
         gateway = self.spec.gateway
-        if self.private:
-            return (
-                RemoteGateway(
-                    self,
-                    "gateway",
-                    config,
-                    listener,
-                    host=gateway.host,
-                    port=gateway.port,
-                    on_change=on_change,
-                ),
-            )
-        chosen = self.gateway_nodes()
-        return tuple(
+        nodes: Sequence[str | None] = (None,) if self.private else self.gateway_nodes()
+        config = config.model_copy(update={"gateways": len(nodes)})
+        made = tuple(
             RemoteGateway(
                 self,
-                "gateway" if len(chosen) == 1 else f"gateway@{node}",
+                "gateway" if len(nodes) == 1 else f"gateway@{node}",
                 config,
-                None,
+                listener,
                 host=gateway.host,
                 port=gateway.port,
                 on_change=on_change,
                 node=node,
             )
-            for node in chosen
+            for node in nodes
         )
+        self._parts += made
+        return made
 
     def state(self) -> RayState:
         """How Ray is."""
@@ -150,6 +145,11 @@ class RayRuntime:
         """Whether Ray can be asked."""
         return self._up.is_set() and not self._stopping
 
+    def forget(self, part: RemoteReplica | RemoteGateway) -> None:
+        """The part is stopped: what happens to Ray no longer concerns it."""
+        with contextlib.suppress(ValueError):
+            self._parts.remove(part)
+
     async def wait_up(self) -> None:
         """Until Ray can be asked."""
         await self._up.wait()
@@ -157,7 +157,7 @@ class RayRuntime:
     async def ask(self, command: str, **arguments: Any) -> Any:
         """Ask the bridge. Raises FleetError."""
         if not self.is_up:
-            raise FleetError(self._error or "Ray is not up")
+            raise BridgeLostError(self._error or "Ray is not up")
         return await ask_bridge(self._socket, command, **arguments)
 
     async def call(self, name: str, method: str, *arguments: Any) -> Any:
@@ -241,9 +241,20 @@ class RayRuntime:
         self._phase = "starting"
         begun = time.monotonic()
         if self.private:
-            env = await self._start_head()
+            self._environment = await self._start_head()
         else:
-            env = {name: value for name, value in os.environ.items() if name not in head._SECRETS}
+            self._environment = head.without_secrets(os.environ)
+        await self._connect(self._environment)
+        device = self.spec.engine.device
+        if self.private:
+            self.cuda = detect_device(device) == "cuda"
+        else:
+            self.cuda = device == "cuda" or (device == "auto" and any(node["gpus"] for node in self._nodes))
+        log.info("ray: up after %.1f s at %s", time.monotonic() - begun, self._address)
+
+    async def _connect(self, env: dict[str, str]) -> None:
+        """A bridge that answers; from then on Ray can be asked."""
+        begun = time.monotonic()
         self._socket.unlink(missing_ok=True)
         assert self._address is not None, "given, or chosen with the head"
         self._bridge = await Child.spawn(
@@ -261,16 +272,10 @@ class RayRuntime:
         )
         await self._until_answering(begun)
         self._nodes = await ask_bridge(self._socket, "nodes")
-        device = self.spec.engine.device
-        if self.private:
-            self.cuda = detect_device(device) == "cuda"
-        else:
-            self.cuda = device == "cuda" or (device == "auto" and any(node["gpus"] for node in self._nodes))
         if self._head is not None:
             self._processes = own_processes(self._head.pid)
         self._phase = "running"
         self._up.set()
-        log.info("ray: up after %.1f s at %s", time.monotonic() - begun, self._address)
         self._on_change()
 
     async def _start_head(self) -> dict[str, str]:
@@ -324,47 +329,67 @@ class RayRuntime:
         """Ray again whenever it dies, with a pause that grows; given up after as many deaths as engines have."""
         while True:
             since = time.monotonic()
-            self._error = f"Ray died: {await self._death()}"
+            reason = await self._death()
             self._up.clear()
+            up = time.monotonic() - since
+            if reason is None and await self._reconnect():
+                continue
+            self._error = f"Ray died: {reason or 'nobody can connect to it any more'}"
             self._phase = "waiting"
             log.warning("%s", self._error)
+            for part in self._parts:
+                part.ray_died(FleetError(self._error))
             self._on_change()
-            up = time.monotonic() - since
-            while True:
-                await self._close()
-                delay = self._backoff.failed(up)
-                if delay is None:
-                    self._phase = "failed"
-                    log.error("ray: given up after %d failures in a row", self._backoff.failures)
-                    self._on_change()
-                    await asyncio.sleep(_NEVER_LONGER)
-                    return
-                await asyncio.sleep(delay)
-                self.restarts += 1
-                try:
-                    await self._open()
-                    break
-                except (TriServeError, OSError) as error:
-                    self._error, up = f"Ray does not start again: {error}", 0.0
-                    log.warning("%s", self._error)
+            if not await self._open_again(up):
+                return
 
-    async def _death(self) -> str:
-        """Until a process that Ray needs is gone, and which."""
+    async def _open_again(self, up: float) -> bool:
+        """Start Ray until it is up; False if it is given up. ``up``: seconds for which it lived."""
+        while True:
+            await self._close()
+            delay = self._backoff.failed(up)
+            if delay is None:
+                self._phase = "failed"
+                log.error("ray: given up after %d failures in a row", self._backoff.failures)
+                self._on_change()
+                return False
+            await asyncio.sleep(delay)
+            self.restarts += 1
+            try:
+                await self._open()
+            except (TriServeError, OSError) as error:
+                self._error, up = f"Ray does not start again: {error}", 0.0
+                log.warning("%s", self._error)
+            else:
+                return True
+
+    async def _reconnect(self) -> bool:
+        """The bridge alone died: another one takes its place; engines and gateways notice nothing."""
+        assert self._bridge is not None, "spawned before"
+        log.warning("ray: the connection to it ended with exit code %s", self._bridge.returncode)
+        try:
+            await self._connect(self._environment)
+        except (TriServeError, OSError) as error:
+            log.warning("ray: cannot connect again: %s", error)
+            return False
+        return True
+
+    async def _death(self) -> str | None:
+        """Until a process of Ray is gone, and which; None if it was the bridge."""
         assert self._bridge is not None, "spawned before"
         bridge = asyncio.ensure_future(self._bridge.wait())
         whole = asyncio.ensure_future(self._head.wait()) if self._head is not None else None
         waits = {bridge} | ({whole} if whole is not None else set())
-        known = dict(self._processes)
         try:
             while True:
-                await asyncio.wait(waits, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
-                gone = [f"{name} (pid {it.pid})" for name, it in known.items() if not is_alive(it)]
+                await asyncio.wait(waits, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                gone = [f"{name} (pid {it.pid})" for name, it in self._processes.items() if not is_alive(it)]
                 if gone:
                     return f"{' and '.join(gone)} {'is' if len(gone) == 1 else 'are'} gone"
                 if whole is not None and whole.done():
                     return f"its head ended with exit code {whole.result()}"
                 if bridge.done():
-                    return f"the connection to it ended with exit code {bridge.result()}"
+                    return None
         finally:
             for wait in waits:
                 wait.cancel()

@@ -18,8 +18,8 @@ _WEIGHTS_FACTOR = 2.0
 """Not measured: while a CPU engine repacks 4-bit weights for its kernels, both forms may exist."""
 GATEWAY_BYTES = 128 * 2**20
 RAY_BYTES = 900 * 2**20
-"""Not measured yet: a private Ray 2.60 (GCS, raylet, Serve's controller, the agents of two replicas and a
-gateway)."""
+"""A private Ray 2.60 with the agents of two replicas and a gateway. Measured: 844 MB of PSS, some 90 MB of it
+for each replica."""
 
 
 def available_memory(root: Path = Path("/")) -> int:

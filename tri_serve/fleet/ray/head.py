@@ -23,10 +23,17 @@ OBJECT_STORE_BYTES = 80_000_000
 _SECRETS = frozenset({"TRI_SERVE_API_KEYS", "TRI_SERVE_API_KEY", "VLLM_API_KEY", "NOTIFY_SOCKET"})
 
 
+_LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Ray's UNIX sockets lie below its folder, and Linux takes paths of 107 bytes (unix(7))."""
+
+
 def temporary_folder(paths: ReleasePaths) -> Path:
-    """Where the private Ray keeps its session: short, since its UNIX sockets' paths may have 107 bytes."""
+    """Where the private Ray keeps its session: in TMPDIR, unless that is too long a path for its sockets."""
     digest = hashlib.sha256(os.fsencode(paths.root)).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"tri-serve-ray-{os.getuid()}" / digest
+    below = Path(f"tri-serve-ray-{os.getuid()}") / digest
+    folder = Path(tempfile.gettempdir()) / below
+    fits = len(os.fsencode(folder)) <= _LONGEST_FOLDER
+    return folder if fits else Path("/tmp") / below  # noqa: S108 -- made and checked by make_temporary_folder
 
 
 def make_temporary_folder(paths: ReleasePaths) -> Path:
@@ -51,11 +58,15 @@ def discard_temporary_folder(paths: ReleasePaths) -> None:
         folder.parent.rmdir()
 
 
+def token_file(paths: ReleasePaths) -> Path:
+    """Where the private Ray's token is, readable by the user alone."""
+    return paths.root / "ray-token"
+
+
 def make_token(paths: ReleasePaths) -> Path:
     """A new token, which whoever connects must know; other users of this machine do not."""
-    path = paths.root / "ray-token"
-    write_private(path, secrets.token_hex(32))
-    return path
+    write_private(token_file(paths), secrets.token_hex(32))
+    return token_file(paths)
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:

@@ -133,6 +133,7 @@ class RayRuntime:
         self._phase = "stopped"
         if self.private:
             await asyncio.to_thread(head.discard_temporary_folder, self.paths)
+            head.token_file(self.paths).unlink(missing_ok=True)
 
     # -- for the parts ----------------------------------------------------------------------------------
 

@@ -172,6 +172,9 @@ async def run(path: Path) -> None:
     await control.start()
     await ending.wait()
     await control.close()
+    # At once: what still waits for an agent's news has nobody to tell them to, and Ray's own leave-taking can hang
+    # when its head is gone.
+    os._exit(0)
 
 
 def main() -> None:
@@ -187,7 +190,6 @@ def main() -> None:
         print(f"cannot use the Ray at {arguments.address}: {error}", file=sys.stderr)
         sys.exit(1)
     asyncio.run(run(arguments.socket))
-    os._exit(0)  # Ray's own leave-taking can hang when its head is gone
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ from pydantic import AfterValidator, Field
 from tri_serve.spec.fields import Port, Seconds, SpecModel
 
 
+NODE = "node"
+"""In place of an address: the one by which the cluster knows the node that the gateway runs on."""
+
+
 def _listen_address(value: str) -> str:
-    if value == "localhost":
+    if value in ("localhost", NODE):
         return value
     try:
         ipaddress.ip_address(value)
@@ -21,9 +25,9 @@ def _listen_address(value: str) -> str:
 
 
 ListenAddress = Annotated[
-    str, Field(examples=["127.0.0.1", "::1", "localhost"]), AfterValidator(_listen_address)
+    str, Field(examples=["127.0.0.1", "::1", "localhost", NODE]), AfterValidator(_listen_address)
 ]
-"""An IP address, or ``localhost``: a name that resolves to several addresses would be a guess."""
+"""An IP address, ``localhost`` or ``node``: a name that resolves to several addresses would be a guess."""
 
 
 class GatewayTimeouts(SpecModel):
@@ -64,7 +68,8 @@ class GatewaySpec(SpecModel):
     """The gateway: the router process that clients talk to; on a cluster, each of them."""
 
     host: ListenAddress = "127.0.0.1"
-    """Address to listen on. Anything but loopback needs client keys, or ``allow_unauthenticated``."""
+    """Address to listen on. Anything but loopback needs client keys, or ``allow_unauthenticated``. ``node``, for
+    the target ``ray`` alone: each gateway listens on the address by which the cluster knows its node."""
     port: Port = 8000
     """vLLM's own default port, so that clients need no change."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
@@ -81,4 +86,6 @@ class GatewaySpec(SpecModel):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
+        if self.host == NODE:  # what that is, the cluster says; clients elsewhere are what it is for
+            return False
         return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback

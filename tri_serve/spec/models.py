@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+from pydantic import model_validator
+
 from tri_serve.spec.engine import EngineSpec, ModelSpec
-from tri_serve.spec.fields import SpecModel
+from tri_serve.spec.fields import SpecModel, about_key
 from tri_serve.spec.fleet import FleetSpec
-from tri_serve.spec.gateway import GatewaySpec
+from tri_serve.spec.gateway import NODE, GatewaySpec
 
 
 class Spec(SpecModel):
@@ -15,3 +19,9 @@ class Spec(SpecModel):
     engine: EngineSpec = EngineSpec()
     fleet: FleetSpec = FleetSpec()
     gateway: GatewaySpec = GatewaySpec()
+
+    @model_validator(mode="after")
+    def _node_of_a_cluster(self) -> Self:
+        if self.gateway.host == NODE and self.fleet.target != "ray":
+            raise about_key("gateway.host", f"{NODE} goes with the target ray alone; give an address")
+        return self

@@ -11,10 +11,17 @@ import pytest
 from benchmarks.faults.fleet import Fleet, Plan
 from benchmarks.faults.run import SCENARIOS
 
-SUPERVISORS = ("process",)
+CASES = [
+    *(
+        (supervisor, scenario, rounds)
+        for supervisor in ("process", "ray")
+        for scenario, rounds in (("both_serve", 1), ("engines", 4), ("workers", 2), ("gateway", 2))
+    ),
+    ("ray", "ray", 2),
+]
 
 
-@pytest.fixture(scope="module", params=SUPERVISORS)
+@pytest.fixture(scope="module")
 def fleet(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache: Path
 ) -> Iterator[Fleet]:
@@ -28,7 +35,8 @@ def fleet(
     assert made.left == []
 
 
-@pytest.mark.parametrize(("scenario", "rounds"), [("both_serve", 1), ("engines", 4), ("workers", 2)])
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("fleet", "scenario", "rounds"), CASES, indirect=["fleet"])
 def test_a_fleet_keeps_its_promises(fleet: Fleet, scenario: str, rounds: int) -> None:
     result = asyncio.run(
         SCENARIOS[scenario](

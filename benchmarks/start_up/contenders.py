@@ -62,14 +62,20 @@ def start_fleet(folder: Path, plan: Plan) -> Start:
     with fleet:
         began = time.monotonic()
         command = fleet.start_command("up", "--no-ask")
-        reader = threading.Thread(target=command.communicate, daemon=True)  # its pipes must not fill
+        said: list[str] = []
+        reader = threading.Thread(  # its pipes must not fill
+            target=lambda: said.extend(command.communicate()), daemon=True
+        )
         reader.start()
         deadline = began + _PATIENCE
         while len(start.first_stream) < plan.replicas:
             if time.monotonic() > deadline:
                 raise FaultsError(f"no stream from each engine within {_PATIENCE:g} s")
             if command.poll() not in (None, 0):
-                raise FaultsError(f"tri-serve up ended with exit code {command.returncode}")
+                reader.join(_STOP_PATIENCE)
+                raise FaultsError(
+                    f"tri-serve up ended with exit code {command.returncode}\n{''.join(said)[-2000:]}"
+                )
             time.sleep(_POLL)
             for name, port in _healthy(fleet.admin_port).items():
                 if name not in start.first_stream and _served(fleet, port):

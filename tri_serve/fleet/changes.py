@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tri_serve.errors import UsageError
 from tri_serve.spec.difference import Change, difference
-from tri_serve.spec.fleet import Autoscaling, FleetSpec
+from tri_serve.spec.fleet import Autoscaling
 from tri_serve.spec.models import Spec
 
 
@@ -26,16 +26,16 @@ class Changes:
     replicas: tuple[int, int] | None = None
     """Engines before and after, if their number changes."""
     autoscaling: Autoscaling | None = None
-    """The rule that is to hold from now on, if a fleet that follows its load gets another one."""
+    """The rule by which the fleet follows its load from now on, if it is another one or the first."""
+    fixed: bool = False
+    """The fleet, which followed its load, does so no more."""
     refused: str | None = None
     """Why a running fleet cannot be changed so, on one line; none if it can."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to do, or to refuse."""
-        carried_out = (
-            self.gateway or self.engines or self.replicas is not None or self.autoscaling is not None
-        )
-        return carried_out or self.refused is not None
+        size = self.replicas is not None or self.autoscaling is not None or self.fixed
+        return self.gateway or self.engines or size or self.refused is not None
 
     def check(self) -> None:
         """Raises UsageError if a running fleet cannot be changed so."""
@@ -55,6 +55,8 @@ class Changes:
         if self.autoscaling is not None:
             rule = self.autoscaling
             lines.append(f"follow the load between {rule.min} and {rule.max} engines")
+        if self.fixed:
+            lines.append("no longer follow the load")
         if self.listener:
             lines.append(
                 "move the gateway to the new address; the old one closes once requests there have ended"
@@ -64,17 +66,28 @@ class Changes:
         return tuple(lines)
 
 
-def spec_changes(old: Spec, new: Spec, *, keys_changed: bool = False, keys_gone: bool = False) -> Changes:
+def wanted_replicas(spec: Spec, running: int) -> int:
+    """How many engines a fleet of ``running`` engines is to have at once: within bounds, the load decides."""
+    scaling = spec.fleet.autoscaling
+    if scaling is None:
+        return spec.fleet.initial_replicas
+    return min(max(running, scaling.min), scaling.max)
+
+
+def spec_changes(
+    old: Spec, new: Spec, *, running: int | None = None, keys_changed: bool = False, keys_gone: bool = False
+) -> Changes:
     """What gets the fleet from ``old`` to ``new``.
 
-    ``keys_changed``: the set of client keys differs; ``keys_gone``: because none is left.
+    ``running``: engines that it has; None: as many as it starts with. ``keys_changed``: the set of client keys
+    differs; ``keys_gone``: because none is left.
     """
     found = difference(old, new)
     keys = {change.key for change in found}
     about_keys = "no client keys are asked for any more" if keys_gone else "client keys changed"
-    counts = (old.fleet.initial_replicas, new.fleet.initial_replicas)
-    fixed = old.fleet.autoscaling is None and new.fleet.autoscaling is None
-    rule = new.fleet.autoscaling if old.fleet.autoscaling is not None else None
+    before = old.fleet.initial_replicas if running is None else running
+    after = wanted_replicas(new, before)
+    old_rule, new_rule = old.fleet.autoscaling, new.fleet.autoscaling
     return Changes(
         differences=tuple(str(change) for change in found) + ((about_keys,) if keys_changed else ()),
         listener=bool(keys & {"gateway.host", "gateway.port"}),
@@ -82,25 +95,18 @@ def spec_changes(old: Spec, new: Spec, *, keys_changed: bool = False, keys_gone:
         or "model.served_name" in keys
         or any(key.startswith("gateway.") for key in keys),
         engines=any(key.startswith(("model.", "engine.")) for key in keys),
-        replicas=counts if fixed and counts[0] != counts[1] else None,
-        autoscaling=rule if rule != old.fleet.autoscaling else None,
-        refused=_refused(old.fleet, new.fleet, found),
+        replicas=(before, after) if before != after else None,
+        autoscaling=new_rule if new_rule != old_rule else None,
+        fixed=old_rule is not None and new_rule is None,
+        refused=_refused(found),
     )
 
 
-def _refused(old: FleetSpec, new: FleetSpec, found: Sequence[Change]) -> str | None:
-    """What stands and falls with the whole fleet: who watches over it, where, and whether that one scales it."""
+def _refused(found: Sequence[Change]) -> str | None:
+    """What stands and falls with the whole fleet: who watches over it, and where."""
     fixed = [
         str(change)
         for change in found
         if change.key in ("fleet.target", "fleet.supervisor") or change.key.startswith("fleet.ray.")
     ]
-    if (old.autoscaling is None) != (new.autoscaling is None):
-        says = [_how_many(fleet) for fleet in (old, new)]
-        fixed.append(f"fleet.replicas: {says[0]} -> {says[1]}")
     return f"only a fleet that starts anew can change {'; '.join(fixed)}" if fixed else None
-
-
-def _how_many(fleet: FleetSpec) -> str:
-    rule = fleet.autoscaling
-    return f"{fleet.initial_replicas}, fixed" if rule is None else f"{rule.min} to {rule.max}, by load"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tri_serve.errors import EngineStartError, TriServeError, UsageError
-from tri_serve.fleet.changes import Changes, spec_changes
+from tri_serve.fleet.changes import Changes, spec_changes, wanted_replicas
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.keys import client_key_hashes
 from tri_serve.fleet.order import EngineOrder
@@ -32,14 +32,6 @@ _ENDING_SECONDS = 5.0
 """After the drain deadline: for the gateways to end the streams that were still running."""
 
 
-def _wanted_replicas(spec: Spec, running: int) -> int:
-    """How many engines a fleet of ``running`` engines is to have: within bounds, the load decides."""
-    scaling = spec.fleet.autoscaling
-    if scaling is None:
-        return spec.fleet.initial_replicas
-    return min(max(running, scaling.min), scaling.max)
-
-
 class Convergence:
     """Applies changes to a fleet, one after the other."""
 
@@ -55,6 +47,7 @@ class Convergence:
         return spec_changes(
             fleet.spec,
             desired.spec,
+            running=fleet.desired_replicas,
             keys_changed=hashes != known,
             keys_gone=bool(known) and not hashes,
         )
@@ -149,7 +142,7 @@ class Convergence:
                 for replica in list(fleet.replicas):
                     fleet.announce(f"{replica.name}: draining and replacing its engine")
                     await self._renew(replica, fleet.order(replica.order.number, new))
-            count = _wanted_replicas(new, len(fleet.replicas))
+            count = wanted_replicas(new, len(fleet.replicas))
             if count != len(fleet.replicas):
                 await self._scale(count, new)
             if changes.gateway:
@@ -179,6 +172,7 @@ class Convergence:
             if replica in fleet.replicas and replica.order is not order:
                 fleet.announce(f"{replica.name}: going back to its earlier engine")
                 replica.renew(order)
+        fleet.desired_replicas = len(before)
         fleet.add_replicas(len(before), before[0][1].spec)
 
     async def _renew(self, replica: ReplicaPart, order: EngineOrder) -> None:
@@ -223,8 +217,10 @@ class Convergence:
         deadline = time.monotonic() + seconds
         said = -1
         while replica.ready and fleet.phase is not FleetPhase.STOPPING:
-            running = (await fleet.load()).of_replica(replica.name).get("in_flight") or 0
-            if not running:
+            load = await fleet.load()
+            running = load.of_replica(replica.name).get("in_flight") or 0
+            # A gateway that runs and does not answer may have anything there.
+            if not running and all(load.statuses[g.name] for g in fleet.gateways if g.phase == "running"):
                 return True
             if time.monotonic() >= deadline:
                 return False
@@ -236,6 +232,8 @@ class Convergence:
 
     async def _scale(self, count: int, spec: Spec) -> None:
         fleet = self._fleet
+        fleet.desired_replicas = count
+        fleet.on_change()
         leaving = sorted(fleet.replicas, key=lambda replica: replica.order.number)[count:]
         await asyncio.gather(*(self._remove(replica) for replica in leaving))
         added = fleet.add_replicas(count, spec)
@@ -249,6 +247,7 @@ class Convergence:
         if failed:
             for replica in added:
                 fleet.replicas.remove(replica)
+            fleet.desired_replicas = len(fleet.replicas)
             fleet.on_change()
             await asyncio.gather(*(replica.stop() for replica in added))
             error = next((r.error for r in failed if r.error is not None), None)

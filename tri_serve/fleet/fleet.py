@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from tri_serve.errors import FleetError, GatewayStartError, TriServeError
-from tri_serve.fleet.autoscale import Autoscaler
 from tri_serve.fleet.changes import Changes
 from tri_serve.fleet.convergence import Convergence
 from tri_serve.fleet.desired import Desired
@@ -22,6 +20,7 @@ from tri_serve.fleet.order import EngineOrder, Prepare
 from tri_serve.fleet.parts import GatewayPart, ReplicaPart, Runtime
 from tri_serve.fleet.prepare import prepare
 from tri_serve.fleet.release import LOG_BYTES, ReleasePaths
+from tri_serve.fleet.sizing import keep_size
 from tri_serve.fleet.state import (
     ErrorState,
     FleetPhase,
@@ -40,8 +39,6 @@ from tri_serve.spec.models import Spec
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING = 10.0
-_LOAD_SECONDS = 1.0
-"""Between two looks at the load; the gateways ask their engines as often."""
 Progress = Callable[[str], None]
 
 
@@ -82,6 +79,8 @@ class Fleet:
         self.gateways: Sequence[GatewayPart] = ()
         self.draining: set[str] = set()
         """Names of replicas that get no new work, though their engines run."""
+        self.desired_replicas = desired.spec.fleet.initial_replicas
+        """Engines that the fleet is to have: those that leave are left out, those on their way counted."""
         self.announce: Progress = log.info
         self._runtime = runtime
         self._supervisor = SupervisorState.current(token)
@@ -146,7 +145,7 @@ class Fleet:
                 raise GatewayStartError(f"{gateway.name} does not see the engines, though they are ready")
         self.phase = FleetPhase.RUNNING
         self.write_applied()
-        self._tasks.append(asyncio.create_task(self._keep_size(), name="autoscaling"))
+        self._tasks.append(asyncio.create_task(keep_size(self), name="autoscaling"))
         self.on_change()
 
     def fail(self, error: TriServeError) -> None:
@@ -185,7 +184,7 @@ class Fleet:
                 )
                 for replica in self.replicas
             ),
-            desired_replicas=len(self.replicas) - len(self.draining),
+            desired_replicas=self.desired_replicas,
             autoscaling=(scaling.min, scaling.max) if scaling else None,
             gateways=gateways,
             error=self._error,
@@ -204,6 +203,10 @@ class Fleet:
     async def apply(self, desired: Desired, progress: Progress) -> Changes:
         """Get to ``desired`` with as little disturbance as it takes; what fails is taken back, and raised."""
         return await self._convergence.apply(desired, progress)
+
+    async def resize(self, count: int) -> None:
+        """Another number of replicas, as the load wants it. Raises what kept added engines from starting."""
+        await self._convergence.resize(count)
 
     async def restart(self, name: str | None, progress: Progress) -> None:
         """Restart one replica, a gateway, or (None) every replica, one after the other.
@@ -354,27 +357,6 @@ class Fleet:
                     await asyncio.to_thread(logs.rotate, file, LOG_BYTES)
                 except OSError as error:
                     log.warning("cannot rotate %s: %s", file, error)
-
-    async def _keep_size(self) -> None:
-        """Follow the load, if the spec says so."""
-        scaler: Autoscaler | None = None
-        rule = None
-        while True:
-            await asyncio.sleep(_LOAD_SECONDS)
-            if self.spec.fleet.autoscaling != rule or (rule and scaler is None):
-                rule = self.spec.fleet.autoscaling
-                scaler = Autoscaler(rule, time.monotonic) if rule else None
-            if scaler is None or self.phase is not FleetPhase.RUNNING:
-                continue
-            count = len(self.replicas)
-            wanted = scaler.observe((await self.load()).waiting_and_running, count)
-            if wanted == count:
-                continue
-            try:
-                await self._convergence.resize(wanted)
-            except (TriServeError, FleetError) as error:
-                log.warning("the fleet keeps its size: %s", error)
-                scaler = None  # look at the load afresh before the next try
 
     def require_gateways(self) -> Sequence[GatewayPart]:
         """The gateways. Raises FleetError before they are there."""

@@ -98,8 +98,6 @@ BOUNDS = {"min": 2, "max": 4}
     ("old", "new", "words"),
     [
         ({}, {"supervisor": "process"}, "fleet.supervisor: ray -> process"),
-        ({}, {"replicas": BOUNDS}, "fleet.replicas: 1, fixed -> 2 to 4, by load"),
-        ({"replicas": BOUNDS}, {"replicas": 2}, "fleet.replicas: 2 to 4, by load -> 2, fixed"),
         (
             {},
             {"target": "ray", "ray": {"address": "auto"}},
@@ -124,14 +122,43 @@ def test_what_stands_with_the_whole_fleet_is_refused_in_one_line(
     assert changes.replicas is None
 
 
-def test_other_bounds_are_a_rule_from_now_on_and_start_or_stop_nothing_themselves() -> None:
-    changes = spec_changes(spec(fleet={"replicas": BOUNDS}), spec(fleet={"replicas": {"min": 3, "max": 8}}))
+def test_other_bounds_are_a_rule_from_now_on_and_disturb_no_engine_within_them() -> None:
+    old, new = spec(fleet={"replicas": BOUNDS}), spec(fleet={"replicas": {"min": 3, "max": 8}})
+    changes = spec_changes(old, new, running=3)
     assert changes
     changes.check()
     assert changes.autoscaling == Autoscaling(min=3, max=8)
     assert (changes.gateway, changes.engines, changes.replicas) == (False, False, None)
     assert changes.actions == ("follow the load between 3 and 8 engines",)
     assert changes.differences == ("fleet.replicas.min: 2 -> 3", "fleet.replicas.max: 4 -> 8")
+
+
+@pytest.mark.parametrize(
+    ("old", "running", "new", "words"),
+    [
+        (BOUNDS, 4, {"min": 1, "max": 2}, ("stop 2 engines", "follow the load between 1 and 2 engines")),
+        (1, 1, BOUNDS, ("start 1 more engine", "follow the load between 2 and 4 engines")),
+        (3, 3, BOUNDS, ("follow the load between 2 and 4 engines",)),
+        (BOUNDS, 4, 3, ("stop 1 engine", "no longer follow the load")),
+        (BOUNDS, 2, 3, ("start 1 more engine", "no longer follow the load")),
+        (BOUNDS, 2, 2, ("no longer follow the load",)),
+    ],
+)
+def test_between_a_number_and_bounds_a_fleet_changes_while_it_runs(
+    old: object, running: int, new: object, words: tuple[str, ...]
+) -> None:
+    changes = spec_changes(spec(fleet={"replicas": old}), spec(fleet={"replicas": new}), running=running)
+    assert changes
+    changes.check()
+    assert not changes.gateway
+    assert not changes.engines
+    assert changes.actions == words
+    assert changes.differences
+
+
+def test_the_load_may_have_moved_a_fleet_within_the_same_bounds() -> None:
+    same = spec(fleet={"replicas": BOUNDS})
+    assert not spec_changes(same, same, running=4)
 
 
 def test_the_same_bounds_are_no_change() -> None:

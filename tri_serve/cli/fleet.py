@@ -224,7 +224,12 @@ def restart(name: str | None, release: str) -> None:
     metavar="SECONDS",
     help="Kill what has not ended by then. [default: the spec's drain and shutdown times]",
 )
-def down(release: str, timeout: float | None) -> None:
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="Of a release on a Ray cluster that is no more: forget what may run there.",
+)
+def down(release: str, timeout: float | None, forget: bool) -> None:
     """Stop everything that up started for the release, and only that.
 
     Running answers may finish first: the gateway takes no new ones, then the engines stop.
@@ -241,7 +246,8 @@ def down(release: str, timeout: float | None) -> None:
         if _lives(paths):
             shown.enter_context(goes_on("the stop", release_flag(release)))
         view = shown.enter_context(steps())
-        stopped = detached.stop(paths, timeout=timeout, progress=SupervisorLines(view, release))
+        lines = SupervisorLines(view, release)
+        stopped = detached.stop(paths, timeout=timeout, progress=lines, forget=forget)
     click.echo(f"{release} is stopped" if stopped else f"{release} was not running")
 
 

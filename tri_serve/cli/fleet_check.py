@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tri_serve.cli.progress import Steps, steps
-from tri_serve.fleet.preflight import Replaced, preflight
+from tri_serve.fleet.preflight import Replaced, preflight, preflight_for_cluster
 from tri_serve.launch.install import install_environment
 from tri_serve.places import data_dir
 
@@ -67,6 +67,9 @@ def check(
             check(desired, paths, times, running=running, engines=engines, view=view)
             return
     spec = desired.spec
+    if spec.fleet.target == "ray":  # what engines need has to be on the nodes, and is looked for there
+        preflight_for_cluster(spec, environment_hashes=desired.environment_hashes, state=paths.root)
+        return
     view.show("checkpoint", spec.model.source)
     result = preflight(
         spec,

@@ -31,7 +31,10 @@ def show_ray(view: Steps, ray: RayState) -> None:
     """The Ray that supervises the fleet."""
     if ray.phase == "running":
         nodes = "" if ray.private else f", {plural(ray.nodes, 'node')}"
-        view.show("ray", f"{ray.address or 'running'}{nodes}", "done")
+        if ray.doing:
+            view.show("ray", f"{ray.address}{nodes}: {ray.doing}")
+        else:
+            view.show("ray", f"{ray.address or 'running'}{nodes}", "done")
     elif ray.phase == "starting":
         view.show("ray", "starting" if ray.private else "connecting")
     else:

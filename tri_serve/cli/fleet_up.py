@@ -52,8 +52,9 @@ def up(
             click.echo("→ Ray died too often, and was given up: all of it is started again", err=True)
             alive = False
         if found is not None and not alive:
-            # What a killed supervisor left may still hold the port and the memory that are checked next.
-            detached.stop(paths, timeout=None, progress=lambda line: click.echo(line, err=True))
+            # What a killed supervisor left may still hold the port and the memory that are checked next; what it
+            # left on a cluster serves on, and is taken over.
+            detached.stop_here(paths, timeout=None, progress=lambda line: click.echo(line, err=True))
         try:
             if alive:
                 converge(paths, desired, times)

@@ -45,6 +45,7 @@ def word(state: FleetState, *, alive: bool) -> str:
         return "not ready"
     if state.phase == "running":
         well = all(replica.phase == "ready" for replica in state.replicas)
+        well = well and all(gateway.ready for gateway in state.gateways)
         return "ready" if well and (state.ray is None or state.ray.phase == "running") else "degraded"
     return str(state.phase)
 

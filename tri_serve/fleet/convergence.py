@@ -130,8 +130,7 @@ class Convergence:
 
         fleet, new = self._fleet, desired.spec
         hashes = checked_client_keys(new.gateway, desired.environment_hashes)
-        if new.fleet.target == "local":
-            await fleet.check(new)
+        await fleet.check(new)
         before = [(replica, replica.order) for replica in fleet.replicas]
         moved = None
         same_port = new.gateway.port == fleet.spec.gateway.port

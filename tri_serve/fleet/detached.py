@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tri_serve.errors import FleetError
+from tri_serve.fleet.cluster_record import application_prefix, forget_record, read_record
 from tri_serve.fleet.control import Progress, as_exception, ask
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.release import ReleasePaths
@@ -27,6 +29,8 @@ _STOP_PATIENCE = 15.0
 """Seconds until a supervisor that has stopped its fleet, or was sent a TERM, is gone."""
 _HANGING_PATIENCE = 5.0
 """Seconds after a TERM until one that did not answer is killed."""
+_CLUSTER_PATIENCE = 45.0
+"""Seconds for connecting to a cluster and for leaving it; both take two when it is well."""
 _SECRETS = frozenset({"TRI_SERVE_API_KEYS", "TRI_SERVE_API_KEY"})
 
 
@@ -134,6 +138,7 @@ def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
         asyncio.run(sweep(state.supervisor.token, grace=0.0))
         paths.state.unlink(missing_ok=True)
     paths.discard_sockets()
+    clear_cluster(paths, 5.0, lambda _line: None)
 
 
 def apply(paths: ReleasePaths, desired: Desired, *, preview: bool, progress: Progress) -> AppliedChanges:
@@ -171,11 +176,24 @@ def restart(paths: ReleasePaths, name: str | None, progress: Progress) -> None:
     ask(paths.control_socket, "restart", {"name": name}, progress=progress)
 
 
-def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress) -> bool:
+def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress, forget: bool = False) -> bool:
     """Stop everything of the release; False if nothing ran. Works on what a dead supervisor left, too.
 
-    Bounded: after ``timeout`` (none: the spec's drain and shutdown times) everything is killed.
+    Bounded: after ``timeout`` (none: the spec's drain and shutdown times) everything is killed. Raises FleetError
+    if it runs on a cluster that does not answer, unless it is to be forgotten what may run there (``forget``).
     """
+    here = stop_here(paths, timeout=timeout, progress=progress)
+    if not paths.cluster.exists():  # the supervisor removes it when nothing of the release is left there
+        return here
+    if forget:
+        forget_record(paths)
+    else:
+        clear_cluster(paths, timeout, progress)
+    return True
+
+
+def stop_here(paths: ReleasePaths, *, timeout: float | None, progress: Progress) -> bool:
+    """Stop what there is on this machine; what a dead supervisor had started on a cluster goes on there."""
     try:
         state = read_state(paths.state)
     except FleetError as error:
@@ -195,6 +213,42 @@ def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress) -> b
     paths.state.unlink(missing_ok=True)
     paths.discard_sockets()
     return was_alive or bool(swept) or state.phase is not FleetPhase.FAILED
+
+
+def clear_cluster(paths: ReleasePaths, timeout: float | None, progress: Progress) -> None:
+    """Stop what the release runs on a cluster, without its supervisor. Raises FleetError if that cannot be."""
+    record = read_record(paths)
+    if record is None:
+        return
+    progress(f"stopping what runs on the cluster at {record.address}")
+    patience = record.patience if timeout is None else min(timeout, record.patience)
+    command = [
+        *(sys.executable, "-P", "-m", "tri_serve.fleet.ray.removal"),
+        f"--address={record.address}",
+        f"--prefix={application_prefix(paths, record.identity)}",
+        f"--patience={patience:g}",
+    ]
+    environ = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env=environ
+    ) as removal:
+        # Two groups of parts, and some time to connect; a Ray that hangs must not hang this.
+        alarm = threading.Timer(2 * patience + _CLUSTER_PATIENCE, removal.kill)
+        alarm.start()
+        try:
+            assert removal.stdout is not None, "piped"
+            for line in removal.stdout:
+                progress(line.rstrip("\n"))
+            words = (removal.stderr.read() if removal.stderr else "").strip().splitlines()
+        finally:
+            alarm.cancel()
+    if removal.returncode != 0:
+        reason = words[-1] if words and removal.returncode > 0 else "Ray there does not answer"
+        raise FleetError(
+            f"release {paths.release} could not be stopped on its cluster: {reason}",
+            hint="try again when it answers; if the cluster is no more, tri-serve down --forget",
+        )
+    forget_record(paths)
 
 
 def stop_by_folder(paths: ReleasePaths, progress: Progress) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +25,7 @@ from tri_serve.fleet.state import (
     ErrorState,
     FleetPhase,
     FleetState,
+    GatewayState,
     ReplicaPhase,
     SupervisorState,
     write_private,
@@ -48,6 +49,12 @@ def base_url(spec: Spec) -> str:
         spec.gateway.host, spec.gateway.host
     )
     return f"http://[{host}]:{spec.gateway.port}" if ":" in host else f"http://{host}:{spec.gateway.port}"
+
+
+def _url(gateways: Sequence[GatewayState]) -> str | None:
+    """Of a gateway that answers, if one does."""
+    known = sorted((gateway for gateway in gateways if gateway.url), key=lambda gateway: not gateway.ready)
+    return known[0].url if known else None
 
 
 def checked_client_keys(
@@ -85,7 +92,6 @@ class Fleet:
         self._runtime = runtime
         self._supervisor = SupervisorState.current(token)
         self._prepare = prepare_spec
-        self._engine_key = secrets.token_urlsafe(32)
         self._error: ErrorState | None = None
         self._changed = asyncio.Event()
         self._convergence = Convergence(self)
@@ -114,12 +120,16 @@ class Fleet:
         )
         # The engines take longest: they go first.
         self.add_replicas(self.spec.fleet.initial_replicas, self.spec)
+        await self._runtime.engines_begun()
         for gateway in self.gateways:
             gateway.begin()
 
     async def check(self, spec: Spec) -> None:
-        """Find everything that engines of ``spec`` are started from. Raises what is missing."""
-        await asyncio.to_thread(self._prepare, spec)
+        """Find everything that engines of ``spec`` are started from, where they run. Raises what is missing."""
+        if spec.fleet.target == "local":
+            await asyncio.to_thread(self._prepare, spec)
+        else:
+            await self._runtime.check(spec, self.announce)
 
     async def wait_started(self) -> None:
         """Until every replica has been ready and the gateways would pass a request on.
@@ -134,6 +144,13 @@ class Fleet:
             running = all(gateway.phase == "running" for gateway in self.gateways)
             return failed or (running and all(r.ready for r in self.replicas))
 
+        def serving() -> bool:
+            return any(gateway.phase == "running" for gateway in self.gateways)
+
+        if self._runtime.takes_over:  # it may serve with some parts away, which come back by themselves
+            await self.until(lambda: settled() and serving())
+            self._is_running()
+            return
         await self.until(settled)
         for replica in self.replicas:
             if not replica.ready and replica.error is not None:
@@ -143,6 +160,9 @@ class Fleet:
                 raise gateway.error or GatewayStartError(f"{gateway.name} did not start")
             if not await gateway.wait_ready(within=15.0):
                 raise GatewayStartError(f"{gateway.name} does not see the engines, though they are ready")
+        self._is_running()
+
+    def _is_running(self) -> None:
         self.phase = FleetPhase.RUNNING
         self.write_applied()
         self._tasks.append(asyncio.create_task(keep_size(self), name="autoscaling"))
@@ -171,7 +191,7 @@ class Fleet:
             release=self.paths.release,
             phase=self.phase,
             target=self.spec.fleet.target,
-            url=next((gateway.url for gateway in gateways if gateway.url), None) or base_url(self.spec),
+            url=_url(gateways) or base_url(self.spec),
             model=self.spec.model.served_name,
             source=self.spec.model.source,
             engine=f"{engine.kind} {engine.version}",
@@ -233,6 +253,8 @@ class Fleet:
         if not done:
             progress(f"not all had ended after {limit:g} s: killing the rest")
             await sweep(self._supervisor.token, grace=0.0)
+            with contextlib.suppress(FleetError):  # it has ended meanwhile, or is out of reach
+                await self._runtime.kill()
         await self._stopped
 
     async def _stop_in_order(self, progress: Progress) -> None:
@@ -267,7 +289,7 @@ class Fleet:
             admin_socket=self.paths.admin_socket(0),
             admin_port=spec.gateway.admin_port or 0,
             client_key_hashes=hashes,
-            engine_key=self._engine_key,
+            engine_key=self._runtime.engine_key,
         )
 
     def order(self, number: int, spec: Spec) -> EngineOrder:
@@ -275,7 +297,7 @@ class Fleet:
         own_process = spec.fleet.supervisor == "process"
         return EngineOrder(
             spec=spec,
-            engine_key=self._engine_key,
+            engine_key=self._runtime.engine_key,
             number=number,
             own_gpus=own_process,
             host="node" if spec.fleet.target == "ray" else "127.0.0.1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import secrets
 import socket
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,7 @@ from tri_serve.fleet.prepare import prepare
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.replica import MakeEngine, Replica
 from tri_serve.gateway.config import GatewayConfig
+from tri_serve.spec.models import Spec
 
 
 class OwnReplica(Replica):
@@ -57,9 +59,20 @@ class OwnChildren:
     def __init__(self, paths: ReleasePaths, *, prepare_spec: Prepare = prepare) -> None:
         self._paths = paths
         self._prepare = prepare_spec
+        self.engine_key = secrets.token_urlsafe(32)
+        self.takes_over = False
 
     async def start(self) -> None:
         """Nothing is needed."""
+
+    async def check(self, spec: Spec, progress: Callable[[str], None]) -> None:
+        """There are no other machines."""
+
+    async def engines_begun(self) -> None:
+        """All engines are new."""
+
+    async def kill(self) -> None:
+        """Everything is this machine's, and is swept there."""
 
     def replica(self, name: str, order: EngineOrder, on_change: Callable[[], None]) -> OwnReplica:
         """A replica that has not begun."""

@@ -10,6 +10,7 @@ from tri_serve.errors import TriServeError
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.state import GatewayState, RayState, ReplicaPhase, ReplicaState
 from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
+from tri_serve.spec.models import Spec
 
 
 class ReplicaPart(Protocol):
@@ -67,8 +68,25 @@ class GatewayPart(Protocol):
 class Runtime(Protocol):
     """What the parts run in: the supervisor's own children, or Ray."""
 
+    @property
+    def engine_key(self) -> str:
+        """What gateways present to engines; known once it is started."""
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether engines or gateways of an earlier life go on in this one."""
+
     async def start(self) -> None:
         """Ready to begin parts. Raises TriServeError."""
+
+    async def check(self, spec: Spec, progress: Callable[[str], None]) -> None:
+        """Look at what ``spec`` needs on other machines. Raises TriServeError."""
+
+    async def engines_begun(self) -> None:
+        """Every engine has begun; returns when gateways may be told who is there."""
+
+    async def kill(self) -> None:
+        """End every part on other machines at once. Raises FleetError."""
 
     def replica(self, name: str, order: EngineOrder, on_change: Callable[[], None]) -> ReplicaPart:
         """A replica that has not begun."""

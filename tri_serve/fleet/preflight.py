@@ -207,11 +207,10 @@ def preflight(
 ) -> Preflight:
     """Check everything; raises one error that names all that was found wrong.
 
-    ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs
-    another socket, ``new_engines`` how many engines come on top of those that run (None: the fleet is new, and
-    so is its Ray), and ``replaced`` which of those get a successor. A fleet that may grow is checked as large
-    as it can become. On a cluster, ports, memory and GPUs are the nodes' and are not judged here.
-    """
+        ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs
+        another socket, ``new_engines`` how many engines come on top of those that run (None: the fleet is new, and
+        so is its Ray), and ``replaced`` which of those get a successor. A fleet that may grow is checked as large
+    XX"""
     problems = _Problems()
     keys = 0
     install = False
@@ -288,3 +287,17 @@ def preflight(
     problems.raise_any()
     assert facts is not None, "its absence is a problem"
     return Preflight(device=device, checkpoint=facts, install=install, client_keys=keys)
+
+
+def preflight_for_cluster(spec: Spec, *, environment_hashes: Mapping[str, str], state: Path) -> None:
+    """Check what this machine needs to supervise a fleet on a cluster; raises one error that names all of it.
+
+    Device, engine environment, checkpoint, memory and ports are the nodes', which are asked once Ray is there.
+    """
+    problems = _Problems()
+    problems.collect(lambda: check_ray(spec.fleet))
+    problems.collect(
+        lambda: check_exposure(spec.gateway, len(client_key_hashes(spec.gateway, environment_hashes)))
+    )
+    problems.collect(lambda: check_disk(state, _STATE_BYTES + LOG_BYTES, "state and logs"))
+    problems.raise_any()

@@ -49,6 +49,16 @@ class ReleasePaths:
         return self.root / "spec.yaml"
 
     @property
+    def cluster(self) -> Path:
+        """What the release remembers of the cluster that it runs on; see cluster_record.py."""
+        return self.root / "cluster.json"
+
+    @property
+    def identity(self) -> Path:
+        """What tells the release from others of its name on a cluster; kept over `down`."""
+        return self.root / "identity"
+
+    @property
     def gateway_config(self) -> Path:
         """What the gateway process was last told."""
         return self.root / "gateway.json"

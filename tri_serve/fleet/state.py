@@ -160,6 +160,15 @@ class GatewayState(StateModel):
     log: str
 
 
+class NodeState(StateModel):
+    """One living node of a cluster."""
+
+    address: str
+    name: str
+    gpus: int = 0
+    cpus: int = 0
+
+
 class RayState(StateModel):
     """The Ray that supervises a fleet."""
 
@@ -174,6 +183,10 @@ class RayState(StateModel):
     restarts: int = 0
     error: str | None = None
     """Why it last died."""
+    doing: str | None = None
+    """What is being looked at before anything starts."""
+    members: tuple[NodeState, ...] = ()
+    """The living nodes of a user's cluster, the head first."""
 
 
 class FleetState(StateModel):
@@ -201,7 +214,9 @@ class FleetState(StateModel):
     def ready(self) -> bool:
         """Whether a request would be answered now."""
         up = self.phase in (FleetPhase.RUNNING, FleetPhase.CHANGING)
-        return up and bool(self.gateways) and all(gateway.ready for gateway in self.gateways)
+        # On a cluster each node's gateway serves on its own; `status` tells those apart that do not.
+        enough = any if self.target == "ray" else all
+        return up and bool(self.gateways) and enough(gateway.ready for gateway in self.gateways)
 
 
 def boot_id() -> str:

@@ -38,9 +38,10 @@ def runtime_of(spec: Spec, paths: ReleasePaths) -> Runtime:
     """What the spec wants its parts to run in. Raises MissingExtraError if Ray is wanted and not installed."""
     if spec.fleet.supervisor == "process":
         return OwnChildren(paths)
+    from tri_serve.fleet.ray.cluster import ClusterRuntime
     from tri_serve.fleet.ray.runtime import RayRuntime
 
-    return RayRuntime(spec, paths)
+    return RayRuntime(spec, paths) if spec.fleet.target == "local" else ClusterRuntime(spec, paths)
 
 
 class Supervisor:

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, Field
 
 from tri_serve.spec.fields import Port, Seconds, SpecModel
 
-
 NODE = "node"
 """In place of an address: the one by which the cluster knows the node that the gateway runs on."""
 

@@ -33,7 +33,7 @@ def test_a_fleet_whose_ray_was_given_up_starts_as_a_whole(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     found = detached.Found(fleet(ray=RayState(phase=phase, error="Ray died")), alive=True)
     monkeypatch.setattr(detached, "find_fleet", lambda _paths: found)
-    monkeypatch.setattr(detached, "stop", noted("stop"))
+    monkeypatch.setattr(detached, "stop_here", noted("stop"))
     monkeypatch.setattr(fleet_up, "converge", noted("converge"))
     monkeypatch.setattr(fleet_up, "_start", noted("start"))
     loaded = load_spec("tri-tiny-bf16", [], {})

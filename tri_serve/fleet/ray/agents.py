@@ -32,10 +32,11 @@ from tri_serve.fleet.ray.messages import (
     digest,
     roster_digest,
 )
-from tri_serve.fleet.release import LOG_BYTES, ReleasePaths, release_paths
+from tri_serve.fleet.release import LOG_BYTES, ReleasePaths
 from tri_serve.fleet.shared_listener import take_listener
 from tri_serve.fleet.state import ErrorState
 from tri_serve.gateway.config import ReplicaAddress
+from tri_serve.places import state_dir
 from tri_serve.process import logs
 from tri_serve.process.ports import bind_listener
 
@@ -48,7 +49,7 @@ def agent_paths(settings: AgentSettings, node: str) -> ReleasePaths:
     """Where the agent keeps logs and sockets. Two nodes may share a home folder."""
     if settings.root is not None:
         return ReleasePaths(Path(settings.root))
-    return ReleasePaths(release_paths(settings.release).root / "nodes" / node)
+    return ReleasePaths(state_dir() / "nodes" / f"{settings.release}-{settings.identity}" / node)
 
 
 class Agent:
@@ -135,6 +136,7 @@ class EngineAgent(Agent):
             version=self.version,
             instance=self.instance,
             digest=self._digest,
+            again=self._replica.order.again,
             state=self._replica.state(),
             error=ErrorState.of(error) if error else None,
         ).model_dump(mode="json")

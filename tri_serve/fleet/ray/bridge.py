@@ -11,9 +11,7 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,31 @@ from ray.serve.handle import DeploymentHandle
 from tri_serve.errors import FleetError
 from tri_serve.fleet.control import ControlServer, Progress
 from tri_serve.fleet.ray.agents import Engine, Gateway
-from tri_serve.fleet.ray.nodes import check_nodes, living_nodes
+from tri_serve.fleet.ray.connection import connect, start_serve
+from tri_serve.fleet.ray.nodes import check_nodes, lacking_room, living_nodes
+from tri_serve.fleet.ray.removal import clear_applications, kill_agents, leave_serve
 
 log = logging.getLogger("tri_serve.fleet.ray")
 
 _CALLS_AT_ONCE = 1_000
 """Calls that an agent takes at once; most of them wait for news."""
-_CONNECT_SECONDS = 60.0
+_CALL_SECONDS = 150.0
+"""Longer than any command of an agent may take; news are asked for with a bound of their own."""
+
+
+_COMMANDS = (
+    "address",
+    "applications",
+    "call",
+    "check",
+    "clear",
+    "delete",
+    "deploy",
+    "kill",
+    "leave",
+    "nodes",
+    "room",
+)
 
 
 class Bridge:
@@ -44,22 +60,24 @@ class Bridge:
         self._deploying = asyncio.Lock()
 
     async def deploy(self, request: Mapping[str, Any], _progress: Progress) -> Any:
-        """Have an application ``name`` with one agent; one that is there already is left alone."""
+        """Have an application ``name`` with one agent; True if it had to be made, and was not there already."""
         async with self._deploying:
-            await asyncio.to_thread(self._deploy, request)
+            return await asyncio.to_thread(self._deploy, request)
 
-    def _deploy(self, request: Mapping[str, Any]) -> None:
+    def _deploy(self, request: Mapping[str, Any]) -> bool:
         name: str = request["name"]
+        start_serve()  # somebody may have shut it down; run_many would start it with proxies
         known = serve.status().applications.get(name)
         if known is not None and known.status == "DELETING":  # of a replica that has just gone
             serve.delete(name)  # waits for its end
         elif known is not None:
             self._handles[name] = serve.get_app_handle(name)
-            return
+            return False
         deployment = Engine if request["kind"] == "engine" else Gateway
-        options: dict[str, Any] = {"num_cpus": request["cpus"], "num_gpus": request["gpus"]}
-        if request.get("node"):
-            options["resources"] = {f"node:{request['node']}": 0.001}
+        needs = dict(request["needs"])
+        options: dict[str, Any] = {"num_cpus": needs.pop("CPU", 0), "num_gpus": needs.pop("GPU", 0)}
+        if needs:
+            options["resources"] = needs
         application = deployment.options(
             num_replicas=1,
             max_ongoing_requests=_CALLS_AT_ONCE,
@@ -74,6 +92,7 @@ class Bridge:
             wait_for_applications_running=False,
         )
         self._handles[name] = handles[0]
+        return True
 
     async def delete(self, request: Mapping[str, Any], _progress: Progress) -> Any:
         """Have an application no more; its agent gets the time to stop what it owns."""
@@ -82,13 +101,43 @@ class Bridge:
         async with self._deploying:
             await asyncio.to_thread(lambda: serve.delete(name, _blocking=bool(request.get("wait"))))
 
+    async def clear(self, request: Mapping[str, Any], progress: Progress) -> Any:
+        """See ``clear_applications``."""
+        await asyncio.to_thread(
+            clear_applications,
+            request["prefix"],
+            request["patience"],
+            progress,
+            parts=request.get("parts"),
+        )
+
+    async def kill(self, request: Mapping[str, Any], _progress: Progress) -> Any:
+        """See ``kill_agents``."""
+        return await asyncio.to_thread(kill_agents, request["prefix"])
+
+    async def leave(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
+        """See ``leave_serve``."""
+        return await asyncio.to_thread(leave_serve)
+
+    async def address(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
+        """``HOST:PORT`` of the head."""
+        return ray.get_runtime_context().gcs_address
+
+    async def room(self, request: Mapping[str, Any], _progress: Progress) -> Any:
+        """Why no node has room for what an agent needs; None if one has."""
+        return await asyncio.to_thread(lacking_room, request["name"], request["needs"])
+
     async def call(self, request: Mapping[str, Any], _progress: Progress) -> Any:
         """Call a method of an agent and give its answer."""
         handle = self._handles.get(request["name"])
         if handle is None:
             raise FleetError(f"{request['name']} is not deployed")
         method = getattr(handle, request["method"])
-        return await method.remote(*request.get("arguments", ()))
+        within = request.get("within", _CALL_SECONDS)
+        try:
+            return await asyncio.wait_for(method.remote(*request.get("arguments", ())), within)
+        except TimeoutError as error:  # Serve keeps a call until there is an agent to take it
+            raise FleetError(f"its agent did not answer within {within:g} s") from error
 
     async def nodes(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
         """The living nodes of the cluster."""
@@ -96,7 +145,9 @@ class Bridge:
 
     async def check(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """What each node lacks that the release needs there."""
-        return await asyncio.to_thread(check_nodes, request["spec"], request["gateway_nodes"], progress)
+        return await asyncio.to_thread(
+            check_nodes, request["spec"], request["gateway_nodes"], request["occupied"], progress
+        )
 
     async def applications(self, request: Mapping[str, Any], _progress: Progress) -> Any:
         """Serve's own word on applications whose names begin with ``prefix``."""
@@ -138,34 +189,10 @@ def _told(command: Any) -> Any:
     return answer
 
 
-def connect(address: str) -> None:
-    """Be a client of the Ray at ``address``, with Serve running there. Raises ConnectionError."""
-    host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + _CONNECT_SECONDS
-    while address != "auto":  # Ray's own attempts to connect can take minutes
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise ConnectionError(f"nothing answers at {address}: {error}") from error
-            time.sleep(0.1)
-    ray.init(
-        address=address,
-        namespace="tri-serve",
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        configure_logging=True,
-    )
-    # No traffic passes through Serve: clients come to the gateways.
-    serve.start(proxy_location="Disabled")
-
-
 async def run(path: Path) -> None:
     """Take commands until told to stop."""
     bridge = Bridge()
-    commands = ("deploy", "delete", "call", "nodes", "check", "applications")
-    control = ControlServer(path, {name: _told(getattr(bridge, name)) for name in commands})
+    control = ControlServer(path, {name: _told(getattr(bridge, name)) for name in _COMMANDS})
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ending.set)
@@ -182,13 +209,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tri_serve.fleet.ray.bridge")
     parser.add_argument("--address", required=True, help="HOST:PORT of Ray's head, or auto")
     parser.add_argument("--socket", type=Path, required=True, help="UNIX socket to take commands on")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds for something to answer there")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        connect(arguments.address)
-    except (ConnectionError, RayError, RuntimeError) as error:
-        print(f"cannot use the Ray at {arguments.address}: {error}", file=sys.stderr)
-        sys.exit(1)
+        connect(arguments.address, arguments.patience)
+    except FleetError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(1)
     asyncio.run(run(arguments.socket))
 
 

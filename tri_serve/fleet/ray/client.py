@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ class BridgeLostError(FleetError):
     """Nobody answers for Ray: the bridge is gone, or not there yet. What it has deployed may be well."""
 
 
-async def ask_bridge(path: Path, command: str, **arguments: Any) -> Any:
+async def ask_bridge(
+    path: Path, command: str, *, progress: Callable[[str], None] | None = None, **arguments: Any
+) -> Any:
     """Send one command and wait for its result, however long it takes, but no longer than SILENCE for a line.
 
     Raises what the other side raised, or BridgeLostError if it does not answer.
@@ -31,6 +34,8 @@ async def ask_bridge(path: Path, command: str, **arguments: Any) -> Any:
                 raise as_exception(ErrorState.model_validate(answer["error"]))
             if "result" in answer:
                 return answer["result"]
+            if progress is not None and "progress" in answer:
+                progress(answer["progress"])
     except (OSError, ValueError) as error:
         raise BridgeLostError(f"Ray's side does not answer: {error or type(error).__name__}") from error
     finally:

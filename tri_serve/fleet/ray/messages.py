@@ -15,6 +15,8 @@ class AgentSettings(StateModel):
     """What an agent needs to know of its release."""
 
     release: str
+    identity: str = ""
+    """Tells releases of the same name apart on a cluster."""
     name: str
     root: str | None = None
     """The release's folder; None: the usual place on the agent's node."""
@@ -42,6 +44,8 @@ class EngineNews(StateModel):
     """Of the agent; another one has begun anew."""
     digest: str
     """Of the order that it follows."""
+    again: int = 0
+    """As the order has it."""
     state: ReplicaState
     error: ErrorState | None = None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,9 +14,18 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import tri_serve
 from tri_serve.checkpoint.inspect import inspect_checkpoint
+from tri_serve.checkpoint.quantization import check_quantization
+from tri_serve.checkpoint.resolve import resolve_source
 from tri_serve.errors import TriServeError
-from tri_serve.fleet.preflight import check_packages
-from tri_serve.fleet.prepare import prepare
+from tri_serve.fleet.preflight import check_context, check_packages, check_python
+from tri_serve.fleet.prepare import Prepared
+from tri_serve.fleet.release import LOG_BYTES
+from tri_serve.fleet.resources import check_disk, replicas_key
+from tri_serve.launch.device import detect_device
+from tri_serve.launch.environment import find_environment
+from tri_serve.places import cache_dir, data_dir, state_dir
+from tri_serve.process.ports import bind_listener
+from tri_serve.spec.gateway import NODE
 from tri_serve.spec.models import Spec
 
 _SECONDS = 120.0
@@ -38,14 +48,19 @@ def living_nodes() -> list[dict[str, Any]]:
     ]
 
 
-def missing_here(spec_json: str, *, engines: bool, gateway: bool) -> list[str]:
-    """What this node lacks; one line each."""
+def missing_here(spec_json: str, *, engines: bool, gateway_address: str | None, gateway: bool) -> list[str]:
+    """What this node lacks; one line each. ``gateway_address``: where its gateway is yet to listen."""
     spec = Spec.model_validate_json(spec_json)
-    checks: list[Callable[[], object]] = []
+    checks: list[Callable[[], object]] = [
+        lambda: check_disk(state_dir(), 2 * LOG_BYTES, "state and logs"),
+    ]
     if gateway:
         checks.append(check_packages)
+    if gateway_address is not None:
+        host = gateway_address if spec.gateway.host == NODE else spec.gateway.host
+        checks.append(lambda: bind_listener(host, spec.gateway.port).close())
     if engines:
-        checks.append(lambda: inspect_checkpoint(prepare(spec).checkpoint))
+        checks += [lambda: _check_environment(spec), lambda: _check_checkpoint(spec)]
     problems = []
     for check in checks:
         try:
@@ -55,51 +70,131 @@ def missing_here(spec_json: str, *, engines: bool, gateway: bool) -> list[str]:
     return problems
 
 
+def _check_environment(spec: Spec) -> None:
+    device = detect_device(spec.engine.device)
+    environment = find_environment(spec.engine, data_dir(), device)
+    if spec.engine.python is not None and environment.python is not None:
+        check_python(environment.python)
+    Prepared(spec, device, environment, checkpoint=Path()).check_launch()
+
+
+def _check_checkpoint(spec: Spec) -> None:
+    found = inspect_checkpoint(resolve_source(spec.model, cache_dir()))
+    check_quantization(spec.model.quantization, found.quantization, found.path)
+    check_context(spec.model, found.architecture)
+
+
 @ray.remote(num_cpus=0, max_retries=0)
-def _look(spec_json: str, engines: bool, gateway: bool) -> dict[str, Any]:
+def _look(spec_json: str, engines: bool, gateway_address: str | None, gateway: bool) -> dict[str, Any]:
     return {
         "version": tri_serve.__version__,
-        "python": ".".join(map(str, sys.version_info[:2])),
-        "machine": platform.node(),
-        "problems": missing_here(spec_json, engines=engines, gateway=gateway),
+        "python": platform.python_version(),
+        "ray": ray.__version__,
+        "problems": missing_here(
+            spec_json, engines=engines, gateway_address=gateway_address, gateway=gateway
+        ),
     }
 
 
-def check_nodes(spec_json: str, gateway_nodes: list[str], progress: Callable[[str], None]) -> list[str]:
-    """Every node's problems, each with the node's address; empty if all is well."""
+def check_nodes(
+    spec_json: str, gateway_nodes: list[str], occupied: list[str], progress: Callable[[str], None]
+) -> list[str]:
+    """Every node's problems, each with the node's address; empty if all is well.
+
+    ``occupied``: nodes whose gateway listens already.
+    """
     nodes = living_nodes()
     spec = Spec.model_validate_json(spec_json)
-    with_gpus = [node for node in nodes if node["gpus"]]
-    cuda = spec.engine.device == "cuda" or (spec.engine.device == "auto" and bool(with_gpus))
-    problems = []
-    if cuda:
-        needed = spec.fleet.most_replicas * spec.engine.tensor_parallel_size
-        fitting = sum(node["gpus"] // spec.engine.tensor_parallel_size for node in nodes)
-        if fitting < spec.fleet.most_replicas:
-            problems.append(
-                f"{spec.fleet.most_replicas} replicas need {needed} GPUs, {spec.engine.tensor_parallel_size} each "
-                f"on one node; the cluster has room for {fitting} (--set fleet.replicas={max(1, fitting)})"
-            )
-    asked = []
+    cuda = spec.engine.device == "cuda" or (
+        spec.engine.device == "auto" and any(node["gpus"] for node in nodes)
+    )
+    problems = missing_room(spec, nodes, cuda=cuda)
+    asked: dict[Any, str] = {}
     for node in nodes:
-        engines = bool(node["gpus"]) if cuda else True
+        engines = bool(node["gpus"] >= spec.engine.tensor_parallel_size) if cuda else bool(node["cpus"])
         gateway = node["address"] in gateway_nodes
         if not engines and not gateway:
             continue
+        listens = node["address"] if gateway and node["address"] not in occupied else None
         affinity = NodeAffinitySchedulingStrategy(node["id"], soft=False)
-        asked.append((node, _look.options(scheduling_strategy=affinity).remote(spec_json, engines, gateway)))
-    for node, answer in asked:
-        where = f"node {node['address']}"
-        try:
-            found = ray.get(answer, timeout=_SECONDS)
-        except RayError as error:
-            lines = str(error).strip().splitlines()
-            problems.append(
-                f"{where}: tri-serve cannot run there: {lines[-1] if lines else type(error).__name__}"
-            )
-            continue
-        if found["version"] != tri_serve.__version__:
-            problems.append(f"{where}: has tri-serve {found['version']}, and here is {tri_serve.__version__}")
-        problems += [f"{where}: {problem}" for problem in found["problems"]]
-        progress(f"{where}: {'checked' if not found['problems'] else 'lacks something'}")
+        look = _look.options(scheduling_strategy=affinity)
+        asked[look.remote(spec_json, engines, listens, gateway)] = node["address"]
+    total, deadline = len(asked), time.monotonic() + _SECONDS
+    while asked:
+        done, _ = ray.wait(list(asked), timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            problems += [f"node {address}: no answer within {_SECONDS:g} s" for address in asked.values()]
+            break
+        address = asked.pop(done[0])
+        found = _found(done[0])
+        problems += [f"node {address}: {problem}" for problem in found]
+        count = f"{total - len(asked)} of {total} nodes checked"
+        progress(f"{count}; {address} {f'lacks {len(found)}' if found else 'has everything'}")
     return problems
+
+
+def _found(answer: Any) -> list[str]:
+    try:
+        found = ray.get(answer)
+    except (RayError, RuntimeError) as error:
+        text = str(error)
+        if "No module named 'tri_serve" in text:
+            return [
+                f"tri-serve is not installed there (pip install 'tri-serve[local]=={tri_serve.__version__}')"
+            ]
+        lines = text.strip().splitlines()
+        return [f"tri-serve cannot run there: {lines[-1].strip() if lines else type(error).__name__}"]
+    return differing_versions(found) + list(found["problems"])
+
+
+def differing_versions(found: Mapping[str, Any]) -> list[str]:
+    """Versions on a node that are not those of the supervisor's."""
+    ours = {"version": tri_serve.__version__, "python": platform.python_version(), "ray": ray.__version__}
+    names = {"version": "tri-serve", "python": "Python", "ray": "Ray"}
+    return [
+        f"it has {names[key]} {found[key]}, and the supervisor {version}"
+        for key, version in ours.items()
+        if _significant(key, found[key]) != _significant(key, version)
+    ]
+
+
+def _significant(key: str, version: str) -> str:
+    return ".".join(version.split(".")[:2]) if key == "python" else version
+
+
+def missing_room(spec: Spec, nodes: Sequence[Mapping[str, Any]], *, cuda: bool) -> list[str]:
+    """Whether the cluster as a whole is large enough, whoever else uses it now."""
+    wanted, key = spec.fleet.most_replicas, replicas_key(spec)
+    each = spec.engine.tensor_parallel_size if cuda else spec.engine.cpu_threads or 1
+    unit = "GPU" if cuda else "CPU core"
+    room = sum(int(node["gpus" if cuda else "cpus"]) // each for node in nodes)
+    if room >= wanted:
+        return []
+    engines = f"{wanted} engines need" if wanted > 1 else "1 engine needs"
+    hint = f" (--set {key}={room} fits)" if room else ""
+    return [
+        f"{engines} {each} {unit}{'s' * (each != 1)} each on one node, and the cluster has room for {room}{hint}"
+    ]
+
+
+def lacking_room(application: str, needs: Mapping[str, float]) -> str | None:
+    """Why the agent of an application has no place; None if it has one, or could have."""
+    agents = [
+        actor
+        for actor in ray._private.state.actors().values()
+        if actor["Name"].startswith(f"SERVE_REPLICA::{application}#") and actor["State"] != "DEAD"
+    ]
+    if any(actor["Address"]["IPAddress"] for actor in agents):  # it has been placed, and is starting
+        return None
+    free = list(ray._private.state.available_resources_per_node().values())  # type: ignore[no-untyped-call]
+    if any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in free):
+        return None
+    words = [_words(name, amount) for name, amount in needs.items()]
+    return f"it waits for a place: {' and '.join(words)}" if words else None
+
+
+def _words(name: str, amount: float) -> str:
+    if name.startswith("node:"):
+        return f"node {name.removeprefix('node:')} is not in the cluster"
+    noun = {"GPU": "free GPU", "CPU": "free CPU core"}.get(name, name)
+    return f"no node has {'a' if amount == 1 else f'{amount:g}'} {noun}{'s' * (amount != 1)}"

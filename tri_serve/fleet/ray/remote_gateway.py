@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tri_serve.errors import FleetError, GatewayStartError, TriServeError
 from tri_serve.fleet.control import as_exception
@@ -50,13 +50,18 @@ class RemoteGateway:
         self._order = GatewayOrder(config=config, host=host, port=port)
         self._runtime = runtime
         self._on_change = on_change
-        self._node = node
+        self.node = node
+        self.kind: Literal["gateway"] = "gateway"
         self._shared = SharedListener(runtime.listener_socket, listener) if listener is not None else None
         self._roster: tuple[ReplicaAddress, ...] = ()
         self._told = asyncio.Event()
         self._tell = asyncio.Event()
         self._state = GatewayState(
-            name=name, phase="starting", since=time.time(), log=str(runtime.paths.log("gateway"))
+            name=name,
+            phase="starting",
+            since=time.time(),
+            node=node or "",
+            log=str(runtime.paths.log("gateway")),
         )
         self._swap = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -170,9 +175,9 @@ class RemoteGateway:
             await self._runtime.wait_up()
             try:
                 await self._runtime.deploy(
-                    "gateway", self.name, self._order.model_dump_json(), node=self._node
+                    "gateway", self.name, self._order.model_dump_json(), node=self.node
                 )
-                await self._runtime.deployed(self.name)
+                await self._runtime.deployed("gateway", self.name, self.node, self._waits)
                 seen = -1
                 while True:
                     news = GatewayNews.model_validate(
@@ -186,6 +191,11 @@ class RemoteGateway:
             except FleetError as error:
                 self._lost(error)
                 await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _waits(self, reason: str) -> None:
+        """It cannot be placed now; Ray goes on trying."""
+        if self._state.error != reason:
+            self._lost(FleetError(reason))
 
     def ray_died(self, error: FleetError) -> None:
         """Ray is gone, and the agent with it."""

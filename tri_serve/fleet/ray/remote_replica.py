@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tri_serve.errors import EngineStartError, FleetError, TriServeError
 from tri_serve.fleet.control import as_exception
@@ -40,6 +40,8 @@ class RemoteReplica:
         self._state = ReplicaState(
             name=name, phase=ReplicaPhase.STARTING, since=time.time(), log=str(runtime.paths.log(name))
         )
+        self.node: str | None = None
+        self.kind: Literal["engine"] = "engine"
         self._instance = ""
         self._lives_before = 0
         """Lives of earlier agents; an agent counts its own."""
@@ -56,6 +58,11 @@ class RemoteReplica:
     def ready(self) -> bool:
         """Whether its engine may be sent requests."""
         return self._state.phase is ReplicaPhase.READY
+
+    @property
+    def heard(self) -> bool:
+        """Whether its agent has said how it is."""
+        return bool(self._instance)
 
     @property
     def lives(self) -> int:
@@ -97,8 +104,10 @@ class RemoteReplica:
         while True:
             await self._runtime.wait_up()
             try:
-                await self._runtime.deploy("engine", self.name, self.order.model_dump_json())
-                await self._runtime.deployed(self.name)
+                made = await self._runtime.deploy("engine", self.name, self.order.model_dump_json())
+                if made and self._instance:
+                    self._lost(FleetError("Ray Serve had lost it; it is made again"))
+                await self._runtime.deployed("engine", self.name, None, self._waits)
                 await self._follow()
             except BridgeLostError as error:
                 log.info("%s: %s", self.name, error)  # the agent goes on; if Ray died, ``ray_died`` says so
@@ -116,10 +125,18 @@ class RemoteReplica:
                 await self._runtime.call(self.name, "follow", self.order.model_dump_json())
                 continue
             seen = news.version
+            if not self._instance:
+                self._adopt(news)
             if news.digest != digest(self.order):
                 await self._runtime.call(self.name, "follow", self.order.model_dump_json())
                 continue  # what it says is about an engine that goes
             self._take(news)
+
+    def _adopt(self, news: EngineNews) -> None:
+        """An engine that an earlier supervisor had restarted is no other engine for that."""
+        same = self.order.model_copy(update={"again": news.again})
+        if news.digest == digest(same):
+            self.order = same
 
     async def _news(self, seen: int) -> EngineNews | None:
         """What the agent says next; None if the order changed meanwhile."""
@@ -145,6 +162,11 @@ class RemoteReplica:
             log.info("%s: %s", self.name, news.state.phase)
         self._state = news.state
         self._on_change()
+
+    def _waits(self, reason: str) -> None:
+        """It cannot be placed now; Ray goes on trying."""
+        if self._state.error != reason:
+            self._lost(FleetError(reason))
 
     def ray_died(self, error: FleetError) -> None:
         """Ray is gone, and the agent with it."""

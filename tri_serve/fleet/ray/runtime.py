@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from tri_serve.errors import FleetError, TriServeError, UsageError
+from tri_serve.errors import FleetError, TriServeError
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.prepare import fleet_gpus
@@ -35,15 +36,24 @@ log = logging.getLogger(__name__)
 
 _START_SECONDS = 90.0
 """A head is up in some 3 s, Serve 2 s later; a machine that loads two engines besides takes longer."""
+_CLUSTER_SECONDS = 30.0
+"""For a cluster that is up: to connect takes 2 s, and 2 s more where Serve is not running yet."""
+_ANSWER_SECONDS = 5.0
+"""Until something answers at a cluster's address."""
 _STOP_SECONDS = 2.0
 _OWN_PROCESSES = ("gcs_server", "raylet")
 _POLL = 0.05
 _DEPLOY_POLL = 0.3
+_PLACED_SECONDS = 3.0
+"""An agent that does not run by then may lack a place; one that has it is there within two."""
 _LOOK_SECONDS = 0.5
+_NEWS_WITHIN = 12.0
+"""Seconds in which an agent that lives has answered: it does so every 3 s, and Serve looks every 5 s."""
+_CLUSTER_AGAIN = 10.0
 
 
 class RayRuntime:
-    """A private Ray, or the user's cluster."""
+    """A private Ray; cluster.py has what is different on the user's own cluster."""
 
     def __init__(self, spec: Spec, paths: ReleasePaths) -> None:
         self.spec = spec
@@ -64,16 +74,15 @@ class RayRuntime:
         self._on_change: Callable[[], None] = lambda: None
         self._processes: dict[str, ProcessIdentity] = {}
         self._environment: dict[str, str] = {}
+        self._engine_key = secrets.token_urlsafe(32)
         self._parts: list[RemoteReplica | RemoteGateway] = []
 
     # -- Runtime ----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Ray up and connected to, every node checked. Raises FleetError, ResourceError, UsageError."""
+        """Ray up and connected to. Raises FleetError, ResourceError."""
         try:
             await self._open()
-            if not self.private:
-                await self._check_nodes()
         except BaseException:
             await self._close()
             raise
@@ -97,7 +106,7 @@ class RayRuntime:
         made = tuple(
             RemoteGateway(
                 self,
-                "gateway" if len(nodes) == 1 else f"gateway@{node}",
+                "gateway" if node is None else f"gateway@{node}",
                 config,
                 listener,
                 host=gateway.host,
@@ -135,7 +144,31 @@ class RayRuntime:
             await asyncio.to_thread(head.discard_temporary_folder, self.paths)
             head.token_file(self.paths).unlink(missing_ok=True)
 
+    @property
+    def engine_key(self) -> str:
+        """What gateways present to engines."""
+        return self._engine_key
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether something of an earlier life goes on in this one."""
+        return False
+
+    async def check(self, spec: Spec, progress: Callable[[str], None]) -> None:
+        """Nothing is to be looked at elsewhere."""
+
+    async def engines_begun(self) -> None:
+        """Nothing is to be waited for."""
+
+    async def kill(self) -> None:
+        """Everything is this machine's, and is swept there."""
+
     # -- for the parts ----------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> str:
+        """Tells this release from others of the same name."""
+        return ""
 
     def application(self, name: str) -> str:
         """Serve's name for a part of this release."""
@@ -163,40 +196,60 @@ class RayRuntime:
 
     async def call(self, name: str, method: str, *arguments: Any) -> Any:
         """Call an agent. Raises FleetError."""
-        return await self.ask("call", name=self.application(name), method=method, arguments=arguments)
+        bound = {"within": _NEWS_WITHIN} if method == "changes" else {}
+        return await self.ask(
+            "call", name=self.application(name), method=method, arguments=arguments, **bound
+        )
 
     async def deploy(
         self, kind: Literal["engine", "gateway"], name: str, order: str, node: str | None = None
-    ) -> None:
-        """Have the agent of a part. Raises FleetError."""
+    ) -> bool:
+        """Have the agent of a part; whether it had to be made. Raises FleetError."""
         engine = self.spec.engine
         timeouts = self.spec.gateway.timeouts
         here = self.private
         settings = AgentSettings(
             release=self.paths.release,
+            identity=self.identity,
             name=name,
             root=str(self.paths.root) if here else None,
             listener_socket=str(self.listener_socket) if here and kind == "gateway" else None,
             keeps_threads="OMP_NUM_THREADS" in os.environ,
         )
-        on_gpus = kind == "engine" and self.cuda
-        # On a cluster, engines without GPUs are spread by the cores that they compute on.
-        on_cores = kind == "engine" and not self.cuda and not here
-        await self.ask(
+        made = await self.ask(
             "deploy",
             kind=kind,
             name=self.application(name),
             order=order,
             settings=settings.model_dump_json(),
-            node=node,
-            gpus=engine.tensor_parallel_size if on_gpus else 0,
-            cpus=(engine.cpu_threads or 1) if on_cores else 0,
+            needs=self._needs(kind, node),
             patience=timeouts.drain + engine.shutdown_timeout + 20.0,
         )
+        return bool(made)
 
-    async def deployed(self, name: str) -> None:
-        """Until Serve says that the agent runs. Raises FleetError with Serve's words if it gives up on it."""
+    def _needs(self, kind: str, node: str | None) -> dict[str, float]:
+        """What Ray is to set aside for an agent, by Ray's names."""
+        engine = self.spec.engine
+        if kind == "gateway":
+            return {f"node:{node}": 0.001} if node is not None else {}
+        if self.cuda:
+            return {"GPU": float(engine.tensor_parallel_size)}
+        # On a cluster, engines without GPUs are spread by the cores that they compute on.
+        return {} if self.private else {"CPU": float(engine.cpu_threads or 1)}
+
+    async def deployed(
+        self,
+        kind: Literal["engine", "gateway"],
+        name: str,
+        node: str | None,
+        waits: Callable[[str], None],
+    ) -> None:
+        """Until Serve says that the agent runs; ``waits`` is told why it cannot be placed.
+
+        Raises FleetError with Serve's words if it gives up on it.
+        """
         application = self.application(name)
+        begun = time.monotonic()
         while True:
             found = (await self.ask("applications", prefix=application)).get(application)
             if found is not None and found["status"] == "RUNNING":
@@ -204,6 +257,11 @@ class RayRuntime:
             if found is not None and found["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
                 await self.ask("delete", name=application, wait=True)
                 raise FleetError(f"Ray Serve cannot start its agent: {found['message']}")
+            if not self.private and time.monotonic() - begun > _PLACED_SECONDS:
+                reason = await self.ask("room", name=application, needs=self._needs(kind, node))
+                if reason is not None:
+                    waits(reason)
+                    await asyncio.sleep(_PLACED_SECONDS)
             await asyncio.sleep(_DEPLOY_POLL)
 
     async def delete(self, name: str) -> None:
@@ -218,19 +276,8 @@ class RayRuntime:
         return self.paths.sockets / "listener.sock"
 
     def gateway_nodes(self) -> list[str]:
-        """Addresses of the nodes that get a gateway. Raises UsageError for one that is not there."""
-        wanted = self.spec.fleet.ray.gateway_nodes
-        if not wanted:
-            return list(dict.fromkeys(node["address"] for node in self._nodes))
-        known = {node["address"]: node["address"] for node in self._nodes}
-        known |= {node["name"]: node["address"] for node in self._nodes}
-        missing = [name for name in wanted if name not in known]
-        if missing:
-            raise UsageError(
-                f"fleet.ray.gateway_nodes: the cluster has no node {', '.join(missing)}; "
-                f"it has: {', '.join(sorted(known))}"
-            )
-        return list(dict.fromkeys(known[name] for name in wanted))
+        """Addresses of the nodes that get a gateway; none are told apart in a private Ray."""
+        return []
 
     # -- inside -----------------------------------------------------------------------------------------
 
@@ -266,6 +313,7 @@ class RayRuntime:
                 "tri_serve.fleet.ray.bridge",
                 f"--address={self._address}",
                 f"--socket={self._socket}",
+                f"--patience={_START_SECONDS if self.private else _ANSWER_SECONDS:g}",
             ],
             env=env,
             log=self.paths.log("ray"),
@@ -306,25 +354,21 @@ class RayRuntime:
                     return
             for child in (self._head, self._bridge):
                 if child is not None and child.returncode is not None:
-                    words = " / ".join(child.tail(3))
-                    raise FleetError(f"Ray did not start: {words}", hint=f"its log: {self.paths.log('ray')}")
-            if time.monotonic() - begun > _START_SECONDS:
+                    raise self._not_started(child)
+            limit = _START_SECONDS if self.private else _CLUSTER_SECONDS
+            if time.monotonic() - begun > limit:
+                otherwise = "; --supervisor process does without Ray" if self.private else ""
                 raise FleetError(
-                    f"Ray at {self._address} did not answer within {_START_SECONDS:g} s",
-                    hint=f"its log: {self.paths.log('ray')}; --supervisor process does without Ray",
+                    f"Ray at {self._address} did not answer within {limit:g} s",
+                    hint=f"its log: {self.paths.log('ray')}{otherwise}",
                 )
             await asyncio.sleep(_POLL)
 
-    async def _check_nodes(self) -> None:
-        problems = await self.ask(
-            "check", spec=self.spec.model_dump_json(), gateway_nodes=self.gateway_nodes()
-        )
-        if problems:
-            raise FleetError(
-                f"the cluster is not ready for this release: {problems[0]}"
-                + "".join(f"\n  {problem}" for problem in problems[1:]),
-                hint="docs/ray-cluster.md says what every node must have",
-            )
+    def _not_started(self, child: Child) -> FleetError:
+        if not self.private:  # the bridge says in one line what the matter is
+            return FleetError((child.tail(1) or ("the bridge to Ray ended without a word",))[0])
+        words = " / ".join(child.tail(3))
+        return FleetError(f"Ray did not start: {words}", hint=f"its log: {self.paths.log('ray')}")
 
     async def _watch(self) -> None:
         """Ray again whenever it dies, with a pause that grows; given up after as many deaths as engines have."""
@@ -335,10 +379,11 @@ class RayRuntime:
             up = time.monotonic() - since
             if reason is None and await self._reconnect():
                 continue
-            self._error = f"Ray died: {reason or 'nobody can connect to it any more'}"
+            whose = "Ray died" if self.private else "the cluster is lost"
+            self._error = f"{whose}: {reason or 'nobody can connect to it any more'}"
             self._phase = "waiting"
             log.warning("%s", self._error)
-            for part in self._parts:
+            for part in self._parts if self.private else ():  # a cluster's parts may serve all the while
                 part.ray_died(FleetError(self._error))
             self._on_change()
             if not await self._open_again(up):
@@ -349,6 +394,8 @@ class RayRuntime:
         while True:
             await self._close()
             delay = self._backoff.failed(up)
+            if delay is None and not self.private:
+                delay = _CLUSTER_AGAIN  # it is the user's, who may bring it back at any time
             if delay is None:
                 self._phase = "failed"
                 log.error("ray: given up after %d failures in a row", self._backoff.failures)
@@ -359,7 +406,9 @@ class RayRuntime:
             try:
                 await self._open()
             except (TriServeError, OSError) as error:
-                self._error, up = f"Ray does not start again: {error}", 0.0
+                what = "Ray does not start again" if self.private else "the cluster is lost"
+                self._error, up = f"{what}: {error}", 0.0
+                self._phase = "waiting"
                 log.warning("%s", self._error)
             else:
                 return True

@@ -1,0 +1,255 @@
+"""The user's own Ray cluster as a fleet's runtime: checked first, taken over, left as it was found.
+
+What is deployed there outlives this supervisor: only `down` takes it away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tri_serve.errors import FleetError, UsageError
+from tri_serve.fleet.cluster_record import ClusterRecord, application_prefix, forget_record, keep_record
+from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge
+from tri_serve.fleet.ray.runtime import RayRuntime
+from tri_serve.fleet.state import NodeState, RayState
+from tri_serve.spec.models import Spec
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 3.0
+_ANSWER_SECONDS = 8.0
+_SILENT_SECONDS = 15.0
+"""A head that does not answer for so long is lost; Ray's nodes themselves wait for a minute."""
+_HEARD_SECONDS = 15.0
+_BEYOND_STOP = 30.0
+"""What Serve needs on top of a part's own time to stop."""
+
+
+class ClusterRuntime(RayRuntime):
+    """The cluster at ``fleet.ray.address``."""
+
+    def __init__(self, spec: Spec, paths: Any) -> None:
+        super().__init__(spec, paths)
+        self._record: ClusterRecord | None = None
+        self._found: frozenset[str] = frozenset()
+        self._doing: str | None = None
+        self._clearing: asyncio.Task[None] | None = None
+
+    @property
+    def engine_key(self) -> str:
+        """The same in each life of the release."""
+        assert self._record is not None, "kept by start()"
+        return self._record.engine_key
+
+    @property
+    def identity(self) -> str:
+        """Tells this release from others of the same name on the cluster."""
+        assert self._record is not None, "kept by start()"
+        return self._record.identity
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether an earlier supervisor's engines and gateways were found."""
+        return bool(self._found)
+
+    def application(self, name: str) -> str:
+        """Serve's name for a part of this release."""
+        return application_prefix(self.paths, self.identity) + name
+
+    def state(self) -> RayState:
+        """How the cluster is."""
+        return (
+            super()
+            .state()
+            .model_copy(
+                update={
+                    "doing": self._doing,
+                    "members": tuple(NodeState.model_validate(node) for node in self._nodes),
+                }
+            )
+        )
+
+    async def start(self) -> None:
+        """Connected to, every node checked. Raises FleetError, UsageError with all that is missing."""
+        timeouts, engine = self.spec.gateway.timeouts, self.spec.engine
+        patience = timeouts.drain + engine.shutdown_timeout + _BEYOND_STOP
+        try:
+            await self._open()
+            assert self._address is not None, "given, or found"
+            self._record = keep_record(self.paths, self._address, patience)
+            prefix = self.application("")
+            found = await self.ask("applications", prefix=prefix)
+            self._found = frozenset(name.removeprefix(prefix) for name in found)
+            if self.takes_over:
+                log.info("found what an earlier supervisor had started: %s", ", ".join(sorted(self._found)))
+            await self._check_first()
+        except BaseException:
+            if self._record is not None and not self._found:
+                forget_record(self.paths)
+            await self._close()
+            raise
+        self._task = asyncio.create_task(self._watch(), name="ray")
+
+    async def _check_first(self) -> None:
+        try:
+            await self.check(self.spec, log.info)
+        except FleetError as error:
+            if not self.takes_over:
+                raise
+            log.warning("%s", error)  # what runs there goes on nevertheless
+
+    async def check(self, spec: Spec, progress: Callable[[str], None]) -> None:
+        """Look on every node for what ``spec`` needs there. Raises FleetError, UsageError."""
+        self._nodes = await self.ask("nodes")
+        chosen = chosen_nodes(spec.fleet.ray.gateway_nodes, self._nodes)
+        here = {part.node for part in self._parts if part.kind == "gateway"}
+        taken = {name.rpartition("@")[2] for name in self._found}
+        same_port = spec.gateway.port == self.spec.gateway.port
+        occupied = [node for node in chosen if same_port and node in here | taken]
+
+        def note(line: str) -> None:
+            self._doing = line
+            progress(line)
+            self._on_change()
+
+        try:
+            note(f"checking {len(self._nodes)} node{'s' * (len(self._nodes) != 1)}")
+            problems = await ask_bridge(
+                self._socket,
+                "check",
+                progress=note,
+                spec=spec.model_dump_json(),
+                gateway_nodes=chosen,
+                occupied=occupied,
+            )
+        finally:
+            self._doing = None
+        if problems:
+            count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
+            raise FleetError(
+                f"the cluster at {self._address} is not ready for this release; {count} missing:"
+                + "".join(f"\n  - {problem}" for problem in problems)
+            )
+
+    def gateway_nodes(self) -> list[str]:
+        """Addresses of the nodes that get a gateway."""
+        chosen = chosen_nodes(self.spec.fleet.ray.gateway_nodes, self._nodes)
+        if not self.spec.fleet.ray.gateway_nodes:
+            # A node that is away for a while keeps its gateway's place.
+            chosen += [
+                name.rpartition("@")[2]
+                for name in sorted(self._found)
+                if name.startswith("gateway@") and name.rpartition("@")[2] not in chosen
+            ]
+        return chosen
+
+    async def engines_begun(self) -> None:
+        """Of what was taken over, hear of every engine before gateways are told who is there."""
+        known = [part for part in self._parts if part.name in self._found]
+        deadline = time.monotonic() + _HEARD_SECONDS
+        while not all(part.heard for part in known if part.kind == "engine"):
+            if time.monotonic() > deadline:
+                log.warning("not every engine that was found has answered yet")
+                break
+            await asyncio.sleep(0.05)
+        left = sorted(self._found - {part.name for part in self._parts})
+        if left:
+            log.info("no longer wanted: %s", ", ".join(left))
+            self._clearing = asyncio.create_task(self._clear(left))
+
+    async def _clear(self, parts: list[str]) -> None:
+        with contextlib.suppress(FleetError):
+            await self.ask("clear", prefix=self.application(""), patience=self.patience, parts=parts)
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which a part has stopped, at the latest."""
+        return self._record.patience if self._record else _BEYOND_STOP
+
+    async def kill(self) -> None:
+        """End all parts on the cluster at once."""
+        await self.ask("kill", prefix=self.application(""))
+
+    async def stop(self) -> None:
+        """Leave the cluster without anything of ours; the record stays if that cannot be done now."""
+        if self._clearing is not None:
+            self._clearing.cancel()
+            await asyncio.gather(self._clearing, return_exceptions=True)
+        if self._record is not None and self.is_up:
+            try:
+                await self.ask("clear", prefix=self.application(""), patience=self.patience)
+                await self.ask("leave")
+                forget_record(self.paths)
+            except FleetError as error:
+                log.warning("the cluster could not be cleared: %s", error)
+        await super().stop()
+
+    # -- inside -----------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        await super()._open()
+        # "auto" means another cluster later.
+        self._address = str(await ask_bridge(self._socket, "address"))
+
+    async def _death(self) -> str | None:
+        """Until the bridge ends (None), or the head has been silent for too long; follows the nodes meanwhile."""
+        assert self._bridge is not None, "spawned before"
+        bridge = asyncio.ensure_future(self._bridge.wait())
+        answered = time.monotonic()
+        try:
+            while True:
+                await asyncio.wait({bridge}, timeout=_LOOK_SECONDS)
+                if bridge.done():
+                    return None
+                with contextlib.suppress(BridgeLostError, FleetError, TimeoutError):
+                    self._see(await asyncio.wait_for(self.ask("nodes"), _ANSWER_SECONDS))
+                    answered = time.monotonic()
+                if time.monotonic() - answered > _SILENT_SECONDS:
+                    return f"its head at {self._address} does not answer"
+        finally:
+            bridge.cancel()
+
+    def _see(self, nodes: list[dict[str, Any]]) -> None:
+        if nodes == self._nodes:
+            return
+        before, now = ({node["address"] for node in each} for each in (self._nodes, nodes))
+        if before - now:
+            log.warning("nodes that are gone: %s", ", ".join(sorted(before - now)))
+        if now - before:
+            log.info("nodes that have come: %s", ", ".join(sorted(now - before)))
+        self._nodes = nodes
+        self._on_change()
+
+
+def chosen_nodes(wanted: tuple[str, ...], nodes: list[dict[str, Any]]) -> list[str]:
+    """Addresses of the nodes that get a gateway: all, or those that are named by address or name.
+
+    Raises UsageError for one that is not there, and for a name that several nodes have.
+    """
+    addresses = list(dict.fromkeys(str(node["address"]) for node in nodes))
+    if not wanted:
+        return addresses
+    by_name: dict[str, list[str]] = {}
+    for node in nodes:
+        by_name.setdefault(str(node["name"]), []).append(str(node["address"]))
+    return list(dict.fromkeys(_address_of(name, addresses, by_name) for name in wanted))
+
+
+def _address_of(name: str, addresses: list[str], by_name: Mapping[str, list[str]]) -> str:
+    if name in addresses:
+        return name
+    found = by_name.get(name, [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"fleet.ray.gateway_nodes: {len(found)} nodes are called {name}; name them by address: "
+            + ", ".join(found)
+        )
+    known = ", ".join(addresses)
+    raise UsageError(f"fleet.ray.gateway_nodes: the cluster has no node {name}; its nodes are: {known}")

@@ -1,0 +1,113 @@
+"""Taking what is ours off a cluster, and nothing else.
+
+Also a program, for a release whose supervisor is dead:
+``python -m tri_serve.fleet.ray.removal --address HOST:PORT --prefix PREFIX``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Collection
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from tri_serve.errors import FleetError
+from tri_serve.fleet.ray.connection import connect, in_one_line
+
+_POLL = 0.2
+_ANSWER_SECONDS = 5.0
+_REPLICA_ACTOR = "SERVE_REPLICA::"
+
+
+def clear_applications(
+    prefix: str, patience: float, progress: Callable[[str], None], *, parts: Collection[str] | None = None
+) -> None:
+    """Delete applications whose names are ``prefix`` and a part of the release (none given: whichever).
+
+    Gateways first, so that running answers end, then engines. Their agents stop in order for up to ``patience``
+    seconds, and are killed then. Raises FleetError if some are there even after that.
+    """
+    found = {name.removeprefix(prefix) for name in _applications() if name.startswith(prefix)}
+    chosen = found if parts is None else found & set(parts)
+    gateways = {part for part in chosen if part.startswith("gateway")}
+    for group, what in ((gateways, "gateway"), (chosen - gateways, "engine")):
+        if not group:
+            continue
+        progress(f"cluster: stopping {len(group)} {what}{'s' * (len(group) != 1)}")
+        names = {prefix + part for part in group}
+        for name in names:
+            serve.delete(name, _blocking=False)
+        _until_gone(names, patience)
+
+
+def _until_gone(names: set[str], patience: float) -> None:
+    deadline = time.monotonic() + patience
+    killed = False
+    while left := names & _applications():
+        if time.monotonic() > deadline:
+            if killed:
+                raise FleetError(f"Ray Serve does not delete {', '.join(sorted(left))}")
+            for name in left:
+                kill_agents(name)
+            killed = True
+            deadline += 10.0
+        time.sleep(_POLL)
+
+
+def _applications() -> set[str]:
+    try:
+        return set(serve.status().applications)
+    except RayServeException:  # Serve does not run
+        return set()
+
+
+def kill_agents(prefix: str) -> int:
+    """Kill the agents of applications whose names begin with ``prefix``: their programs end with them."""
+    killed = 0
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["name"].startswith(_REPLICA_ACTOR + prefix):
+            try:
+                ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]), no_restart=True)
+            except ValueError:  # it has just ended
+                continue
+            killed += 1
+    return killed
+
+
+def leave_serve() -> bool:
+    """Shut Serve down if nobody uses it: no application, and no proxy. Whether it was."""
+    try:
+        status = serve.status()
+    except RayServeException:
+        return False
+    if status.applications or status.proxies:
+        return False
+    serve.shutdown()  # type: ignore[no-untyped-call]
+    return True
+
+
+def main() -> None:
+    """Entry point: progress on stdout, an error as the last line of stderr."""
+    parser = argparse.ArgumentParser(prog="tri_serve.fleet.ray.removal")
+    parser.add_argument("--address", required=True, help="HOST:PORT of Ray's head")
+    parser.add_argument("--prefix", required=True, help="of the names of the applications")
+    parser.add_argument("--patience", type=float, required=True, help="seconds for a part to stop")
+    arguments = parser.parse_args()
+    try:
+        connect(arguments.address, _ANSWER_SECONDS)
+        clear_applications(arguments.prefix, arguments.patience, lambda line: print(line, flush=True))
+        leave_serve()
+    except (FleetError, RayError, RayServeException, RuntimeError) as error:
+        print(in_one_line(str(error)), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)  # Ray's own leave-taking can hang when its head is gone
+
+
+if __name__ == "__main__":
+    main()

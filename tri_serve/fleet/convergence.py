@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tri_serve.errors import EngineStartError, TriServeError, UsageError
+from tri_serve.errors import EngineStartError, FleetError, TriServeError, UsageError
 from tri_serve.fleet.changes import Changes, spec_changes, wanted_replicas
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.keys import client_key_hashes
@@ -57,6 +57,7 @@ class Convergence:
         fleet = self._fleet
         self._say_if_busy(progress)
         async with self._changing:
+            self._check_goes_on()
             changes = self.changes_to(desired)
             changes.check()
             if not changes:
@@ -74,8 +75,13 @@ class Convergence:
             return changes
 
     async def resize(self, count: int) -> None:
-        """Another number of replicas of the same spec. Raises what kept added engines from starting."""
+        """Another number of replicas of the same spec. Raises what kept added engines from starting.
+
+        Nothing happens during another change: what the load wanted before it says nothing afterwards.
+        """
         fleet = self._fleet
+        if self._changing.locked():
+            return
         async with self._changing:
             if fleet.phase is not FleetPhase.RUNNING:
                 return
@@ -93,6 +99,7 @@ class Convergence:
         fleet = self._fleet
         self._say_if_busy(progress)
         async with self._changing:
+            self._check_goes_on()
             fleet.announce = progress
             try:
                 gateways = [g for g in fleet.require_gateways() if name in (g.name, "gateway")]
@@ -117,6 +124,11 @@ class Convergence:
     def _say_if_busy(self, progress: Progress) -> None:
         if self._changing.locked():
             progress(f"{self._fleet.paths.release}: another change is under way; waiting for its end")
+
+    def _check_goes_on(self) -> None:
+        """Raises FleetError if the fleet is being stopped: what it still has runs to its end undisturbed."""
+        if self._fleet.phase is FleetPhase.STOPPING:
+            raise FleetError(f"release {self._fleet.paths.release} is being stopped")
 
     def _change_is_over(self) -> None:
         fleet = self._fleet
@@ -164,9 +176,7 @@ class Convergence:
             return
         known = [replica for replica, _ in before]
         for replica in [replica for replica in fleet.replicas if replica not in known]:
-            fleet.replicas.remove(replica)
-            fleet.on_change()
-            await replica.stop()
+            await fleet.remove(replica)
         for replica, order in before:
             if replica in fleet.replicas and replica.order is not order:
                 fleet.announce(f"{replica.name}: going back to its earlier engine")
@@ -178,6 +188,7 @@ class Convergence:
         """Another engine in the replica; raises its error if it does not become ready."""
         fleet = self._fleet
         await self.drain(replica)
+        self._check_goes_on()
         before = replica.lives
         if order is replica.order:
             replica.restart()
@@ -215,7 +226,8 @@ class Convergence:
         fleet = self._fleet
         deadline = time.monotonic() + seconds
         said = -1
-        while replica.ready and fleet.phase is not FleetPhase.STOPPING:
+        while replica.ready:
+            self._check_goes_on()
             load = await fleet.load()
             running = load.of_replica(replica.name).get("in_flight") or 0
             # A gateway that runs and does not answer may have anything there.
@@ -235,6 +247,7 @@ class Convergence:
         fleet.on_change()
         leaving = sorted(fleet.replicas, key=lambda replica: replica.order.number)[count:]
         await asyncio.gather(*(self._remove(replica) for replica in leaving))
+        self._check_goes_on()
         added = fleet.add_replicas(count, spec)
         for replica in added:
             fleet.announce(f"{replica.name}: starting")
@@ -244,11 +257,8 @@ class Convergence:
         )
         failed = [replica for replica in added if not replica.ready]
         if failed:
-            for replica in added:
-                fleet.replicas.remove(replica)
-            fleet.desired_replicas = len(fleet.replicas)
-            fleet.on_change()
-            await asyncio.gather(*(replica.stop() for replica in added))
+            fleet.desired_replicas = len(fleet.replicas) - len(added)
+            await asyncio.gather(*(fleet.remove(replica) for replica in added))
             error = next((r.error for r in failed if r.error is not None), None)
             raise error or EngineStartError("the added engines did not start")
         for replica in added:
@@ -258,15 +268,11 @@ class Convergence:
         fleet = self._fleet
         fleet.announce(f"{replica.name}: draining and stopping")
         await self.drain(replica)
-        if replica in fleet.replicas:
-            fleet.replicas.remove(replica)
-        fleet.draining.discard(replica.name)
-        fleet.on_change()
-        await replica.stop()
+        await fleet.remove(replica)
         fleet.announce(f"{replica.name}: stopped")
 
     async def _watch(self, replicas: Sequence[ReplicaPart], settled: Callable[[], bool]) -> None:
-        """Until ``settled``; announces meanwhile how far the engines are."""
+        """Until ``settled``, or Ray is given up; announces meanwhile how far the engines are."""
         known = {replica.name: replica.phase for replica in replicas}
 
         def look() -> bool:
@@ -275,13 +281,14 @@ class Convergence:
                     known[replica.name] = replica.phase
                     if replica.phase in _ON_THE_WAY:
                         self._fleet.announce(f"{replica.name}: engine {replica.phase}")
-            return settled()
+            return settled() or self._fleet.given_up
 
         await self._fleet.until(look)
 
     async def _replace_gateway(
         self, gateway: GatewayPart, config: GatewayConfig, moved: socket.socket | None
     ) -> None:
+        self._check_goes_on()
         self._fleet.announce(f"{gateway.name}: replacing its process")
         await gateway.replace(config, moved)
         await gateway.roster_told()
@@ -289,6 +296,7 @@ class Convergence:
 
     async def _rebind_gateway(self, gateway: GatewayPart, config: GatewayConfig, new: Spec) -> None:
         """Another address with the same port: the two sockets exclude each other."""
+        self._check_goes_on()
         self._fleet.announce(f"{gateway.name}: replacing its process")
         await gateway.close_listener()
         old = self._fleet.spec.gateway

@@ -89,6 +89,7 @@ class Fleet:
         self.desired_replicas = desired.spec.fleet.initial_replicas
         """Engines that the fleet is to have: those that leave are left out, those on their way counted."""
         self.announce: Progress = log.info
+        self._leaving: list[ReplicaPart] = []
         self._runtime = runtime
         self._supervisor = SupervisorState.current(token)
         self._prepare = prepare_spec
@@ -210,6 +211,12 @@ class Fleet:
             error=self._error,
         )
 
+    @property
+    def given_up(self) -> bool:
+        """Whether Ray died too often: nothing of the fleet comes back before it is started anew."""
+        ray = self._runtime.state()
+        return ray is not None and ray.phase == "failed"
+
     def drains(self, replica: ReplicaPart) -> bool:
         """Whether its engine runs but gets no new work."""
         return replica.ready and replica.name in self.draining
@@ -272,7 +279,7 @@ class Fleet:
             await asyncio.gather(*(gateway.stop() for gateway in self.gateways))
         if self.replicas:
             progress("engines: stopping")
-        await asyncio.gather(*(replica.stop() for replica in self.replicas))
+        await asyncio.gather(*(replica.stop() for replica in (*self.replicas, *self._leaving)))
         await self._runtime.stop()
 
     # -- the parts --------------------------------------------------------------------------------------
@@ -316,6 +323,16 @@ class Fleet:
         for replica in added:
             replica.begin()
         return added
+
+    async def remove(self, replica: ReplicaPart) -> None:
+        """Stop a replica, and have it no more; a stop of the fleet waits for its end, too."""
+        if replica in self.replicas:
+            self.replicas.remove(replica)
+        self.draining.discard(replica.name)
+        self._leaving.append(replica)
+        self.on_change()
+        await replica.stop()
+        self._leaving.remove(replica)
 
     def on_change(self) -> None:
         """Tell the gateways who is there, and wake whoever waits for something."""

@@ -1,0 +1,293 @@
+"""Changes of a running fleet and its stop, with parts that only pretend."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tri_serve.errors import EngineStartError, FleetError, TriServeError
+from tri_serve.fleet.desired import Desired
+from tri_serve.fleet.fleet import Fleet
+from tri_serve.fleet.order import EngineOrder
+from tri_serve.fleet.release import ReleasePaths
+from tri_serve.fleet.state import FleetPhase, GatewayState, RayState, ReplicaPhase, ReplicaState
+from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
+from tri_serve.spec.models import Spec
+
+
+class PretendReplica:
+    """Its engine is ready as soon as it is begun or renewed, unless the replica is to hold still."""
+
+    def __init__(self, name: str, order: EngineOrder, on_change: Callable[[], None]) -> None:
+        self.name = name
+        self.order = order
+        self.error: TriServeError | None = None
+        self.lives = 0
+        self.phase = ReplicaPhase.STARTING
+        self.holds_still = False
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
+        self._on_change = on_change
+
+    @property
+    def ready(self) -> bool:
+        return self.phase is ReplicaPhase.READY
+
+    def state(self) -> ReplicaState:
+        return ReplicaState(
+            name=self.name, phase=self.phase, since=0.0, host="127.0.0.1", port=1000, lives=self.lives, log=""
+        )
+
+    def begin(self) -> None:
+        if not self.holds_still:
+            self.lives += 1
+            self.enter(ReplicaPhase.READY)
+
+    def renew(self, order: EngineOrder) -> None:
+        self.order = order
+        self.begin()
+
+    def restart(self) -> None:
+        self.begin()
+
+    async def stop(self) -> None:
+        await self.may_stop.wait()
+        self.enter(ReplicaPhase.STOPPED)
+
+    def enter(self, phase: ReplicaPhase) -> None:
+        self.phase = phase
+        self._on_change()
+
+
+class PretendGateway:
+    """Says what it is told to say."""
+
+    name = "gateway"
+    phase = "running"
+    error: TriServeError | None = None
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.running = 0
+        self.answers = True
+        self.asked = 0
+        self.ended: list[str] = []
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
+        self.roster: tuple[ReplicaAddress, ...] = ()
+
+    def begin(self) -> None:
+        """Nothing to start."""
+
+    def set_roster(self, roster: Sequence[ReplicaAddress]) -> None:
+        self.roster = tuple(roster)
+
+    async def roster_told(self, *, within: float = 5.0) -> None:
+        """At once."""
+
+    async def wait_ready(self, *, within: float) -> bool:
+        return True
+
+    async def status(self) -> dict[str, Any] | None:
+        self.asked += 1
+        if not self.answers:
+            return None
+        replicas = [{"name": replica.name, "in_flight": self.running} for replica in self.roster]
+        return {"ready": True, "workers": [{"in_flight": self.running}], "replicas": replicas}
+
+    def state(self, status: dict[str, Any] | None) -> GatewayState:
+        return GatewayState(phase="running", since=0.0, log="")
+
+    async def end_streams(self, replica: str) -> None:
+        self.ended.append(replica)
+        self.running = 0
+
+    async def replace(self, config: GatewayConfig, listener: socket.socket | None = None) -> None:
+        self.config = config
+
+    async def close_listener(self) -> None:
+        """There is none."""
+
+    def restart(self) -> None:
+        """It never fails."""
+
+    async def stop(self) -> None:
+        await self.may_stop.wait()
+
+
+class PretendRuntime:
+    """Makes the parts, and keeps them for the test."""
+
+    engine_key = "secret"
+    takes_over = False
+
+    def __init__(self) -> None:
+        self.made: list[PretendReplica] = []
+        self.gateway: PretendGateway
+        self.given_up = False
+        self.stopped = False
+
+    async def start(self) -> None:
+        """Always up."""
+
+    async def check(self, spec: Spec, progress: Callable[[str], None]) -> None:
+        """All is there."""
+
+    async def engines_begun(self) -> None:
+        """All are new."""
+
+    async def kill(self) -> None:
+        """Nothing runs."""
+
+    def replica(self, name: str, order: EngineOrder, on_change: Callable[[], None]) -> PretendReplica:
+        self.made.append(PretendReplica(name, order, on_change))
+        return self.made[-1]
+
+    def gateways(
+        self, config: GatewayConfig, listener: socket.socket | None, on_change: Callable[[], None]
+    ) -> Sequence[PretendGateway]:
+        if listener is not None:
+            listener.close()
+        self.gateway = PretendGateway(config)
+        return (self.gateway,)
+
+    def state(self) -> RayState | None:
+        return RayState(phase="failed", error="Ray died") if self.given_up else None
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+def play(
+    tmp_path: Path,
+    replicas: int,
+    scenario: Callable[[Fleet, PretendRuntime], Awaitable[None]],
+    drain: float = 30,
+) -> list[str]:
+    """A running fleet on which the scenario is played; what it was told of progress."""
+    said: list[str] = []
+
+    async def run() -> None:
+        spec = Spec.model_validate(
+            {
+                "model": {"source": "tri-tiny-gptq", "served_name": "tri"},
+                "fleet": {"replicas": replicas},
+                "gateway": {"port": free_port(), "timeouts": {"drain": drain}},
+            }
+        )
+        paths = ReleasePaths(tmp_path)
+        paths.create()
+        runtime = PretendRuntime()
+        fleet = Fleet(paths, Desired(spec=spec), runtime, token="token", prepare_spec=lambda _: None)  # type: ignore[arg-type,return-value]
+        async with asyncio.timeout(10):
+            await fleet.start()
+            await fleet.wait_started()
+            await scenario(fleet, runtime)
+            await fleet.stop(None, said.append)
+
+    asyncio.run(run())
+    return said
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+async def soon(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
+def test_a_stop_during_a_rolling_restart_leaves_running_answers_their_time(tmp_path: Path) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        gateway = runtime.gateway
+        gateway.running = 3
+        gateway.may_stop.clear()  # it drains
+        restarting = asyncio.create_task(fleet.restart("replica-0", lambda _: None))
+        await soon(lambda: gateway.asked > 1)
+        stopping = asyncio.create_task(fleet.stop(None, lambda _: None))
+        with pytest.raises(FleetError, match="stopped"):
+            await restarting
+        assert [replica.lives for replica in runtime.made] == [1, 1]
+        gateway.may_stop.set()
+        await stopping
+
+    play(tmp_path, 2, scenario)
+
+
+def test_a_gateway_that_does_not_answer_is_not_taken_for_an_idle_one(tmp_path: Path) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        gateway = runtime.gateway
+        gateway.running, gateway.answers = 3, False
+        restarting = asyncio.create_task(fleet.restart("replica-0", lambda _: None))
+        await soon(lambda: gateway.asked > 2)
+        assert runtime.made[0].lives == 1
+        gateway.answers = True
+        await asyncio.sleep(0.3)
+        assert runtime.made[0].lives == 1
+        gateway.running = 0
+        await restarting
+        assert runtime.made[0].lives == 2
+
+    play(tmp_path, 2, scenario)
+
+
+def test_a_stop_waits_for_replicas_that_were_on_their_way_out(tmp_path: Path) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        leaving = runtime.made[1]
+        leaving.may_stop.clear()
+        change = asyncio.create_task(fleet.resize(1))
+        await soon(lambda: len(fleet.replicas) == 1)
+        change.cancel()  # as the stop does with what follows the load
+        stopping = asyncio.create_task(fleet.stop(None, lambda _: None))
+        await asyncio.sleep(0.1)
+        assert not runtime.stopped
+        leaving.may_stop.set()
+        await stopping
+        assert leaving.phase is ReplicaPhase.STOPPED
+
+    play(tmp_path, 2, scenario)
+
+
+def test_a_restart_ends_when_ray_is_given_up(tmp_path: Path) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        replica = runtime.made[0]
+        replica.holds_still = True
+        restarting = asyncio.create_task(fleet.restart("replica-0", lambda _: None))
+        await asyncio.sleep(0.05)
+        replica.error = EngineStartError("Ray died")
+        replica.enter(ReplicaPhase.WAITING)
+        runtime.given_up = True
+        fleet.on_change()
+        with pytest.raises(TriServeError, match="Ray"):
+            await restarting
+        assert fleet.phase is FleetPhase.RUNNING
+
+    play(tmp_path, 2, scenario)
+
+
+def test_a_change_that_waited_for_its_turn_leaves_a_stop_alone(tmp_path: Path) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        gateway = runtime.gateway
+        gateway.running = 1
+        gateway.may_stop.clear()
+        first = asyncio.create_task(fleet.restart("replica-0", lambda _: None))
+        await soon(lambda: gateway.asked > 1)
+        more = fleet.spec.model_copy(update={"fleet": fleet.spec.fleet.model_copy(update={"replicas": 3})})
+        second = asyncio.create_task(fleet.apply(Desired(spec=more), lambda _: None))
+        await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(fleet.stop(None, lambda _: None))
+        results = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(result) for result in results] == [FleetError, FleetError]
+        assert fleet.phase is FleetPhase.STOPPING
+        gateway.may_stop.set()
+        await stopping
+        assert len(runtime.made) == 2
+
+    play(tmp_path, 2, scenario)

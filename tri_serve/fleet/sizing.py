@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 """Between two looks at the load; the gateways ask their engines as often."""
-_FIRST_PAUSE = 4.0
+_FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 600.0
 
 

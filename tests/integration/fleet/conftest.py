@@ -152,28 +152,42 @@ def kill_all(token: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def release(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
+@contextlib.contextmanager
+def a_release(place: Path, cache: Path) -> Iterator[Release]:
     """A release that is not running; whatever runs of it at the end is killed."""
     token = secrets.token_hex(8)
-    folder = tmp_path / "work"
+    folder = place / "work"
     folder.mkdir()
     environ = {
         "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
+        "HOME": str(place),
         "LANG": "C.UTF-8",
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_STATE_HOME": str(place / "state"),
+        "XDG_DATA_HOME": str(place / "data"),
         "XDG_CACHE_HOME": str(cache),
         "COLUMNS": "80",
         MARKER: token,
     }
     # Sockets of paths that are too long for them go there, and the test's own looks find them there.
-    with tempfile.TemporaryDirectory(prefix="tri-") as runtime:
+    with tempfile.TemporaryDirectory(prefix="tri-") as runtime, pytest.MonkeyPatch.context() as patch:
         environ["XDG_RUNTIME_DIR"] = runtime
-        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        patch.setenv("XDG_RUNTIME_DIR", runtime)
         yield Release(folder, environ, token)
         kill_all(token)
+
+
+@pytest.fixture
+def release(tmp_path: Path, cache: Path) -> Iterator[Release]:
+    """A release of the test's own."""
+    with a_release(tmp_path, cache) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Release]:
+    """A release for all tests of a file."""
+    with a_release(tmp_path_factory.mktemp("shared"), cache) as found:
+        yield found
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import GatewayState, WorkerState, write_private
 from tri_serve.fleet.unix_http import unix_request
 from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
-from tri_serve.process.child import Child
+from tri_serve.process.child import ORPHAN_GRACE, Child
 
 log = logging.getLogger(__name__)
 
@@ -98,19 +98,22 @@ class GatewayProcess:
         name: str = "gateway",
         node: str = "",
         url: str | None = None,
+        orphan_grace: float = ORPHAN_GRACE + 3.0,
         backoff: RestartBackoff | None = None,
     ) -> None:
         self.name = name
         self._node = node
         self._url = url
+        # Longer than engines have: as those end, their streams are given an error event instead of a cut.
+        self._orphan_grace = orphan_grace
         self.config = config
         self.listener = listener
         self.restarts = 0
         self.error: TriServeError | None = None
         self._paths = paths
         self._on_change = on_change
-        # Clients wait meanwhile: the first restart comes at once.
-        self._backoff = backoff or RestartBackoff(first=0.05)
+        # Clients wait meanwhile: the first restart comes at once, and no number of deaths is a reason to give up.
+        self._backoff = backoff or RestartBackoff(first=0.05, longest=5.0, steady=10.0, limit=sys.maxsize)
         self._generation = 0
         self._current: _Process | None = None
         self._roster: tuple[ReplicaAddress, ...] = ()
@@ -281,6 +284,7 @@ class GatewayProcess:
                 name="gateway",
                 pass_fds=(descriptor,) if memory is None else (descriptor, memory),
                 leftover_grace=drain + _BEYOND_DRAIN,
+                orphan_grace=self._orphan_grace,
             )
         finally:
             if memory is not None:

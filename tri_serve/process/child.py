@@ -19,8 +19,12 @@ from tri_serve.process.guard import KILL_PATIENCE
 from tri_serve.process.strays import MARKER, sweep
 
 _GUARD = Path(__file__).with_name("guard.py")
+GUARD = f"{_GUARD.parent.name}/{_GUARD.name}"
+"""Stands in the command line of every guard."""
 LEFTOVER_GRACE = 1.0
 """Seconds that processes which the program left behind have to end."""
+ORPHAN_GRACE = 3.0
+"""Seconds that a child has to end when its parent is gone: nobody waits for what it does any more."""
 _GUARD_PATIENCE = KILL_PATIENCE + 5.0
 """Seconds past the grace until a guard that has not ended is itself given up."""
 
@@ -59,11 +63,13 @@ class Child:
         pass_fds: Sequence[int] = (),
         token: str | None = None,
         leftover_grace: float = LEFTOVER_GRACE,
+        orphan_grace: float = ORPHAN_GRACE,
     ) -> Self:
         """Start ``argv`` with the environment ``env`` and the marker; output is appended to ``log``.
 
         ``pass_fds`` keep their numbers in the program. What it leaves behind when it ends is sent a TERM, and
-        a KILL after ``leftover_grace`` seconds. Raises SpawnError if it cannot be executed.
+        a KILL after ``leftover_grace`` seconds; if this process dies, everything is, with ``orphan_grace``.
+        Raises SpawnError if it cannot be executed.
         """
         token = token or child_token(os.environ | env)
         # setproctitle (vLLM uses it) overwrites the environment that /proc shows, unless told not to; the
@@ -82,6 +88,7 @@ class Child:
                 str(control_reader),
                 str(report_writer),
                 str(leftover_grace),
+                str(orphan_grace),
                 *argv,
                 env=full,
                 cwd=cwd,

@@ -1,8 +1,9 @@
 """The guard: a small program that stands between a parent and one program, so that nothing outlives either.
 
-Run as ``python -I -S guard.py CONTROL REPORT LEFTOVERS PROGRAM [ARG...]``; standard library only, since it
+Run as ``python -I -S guard.py CONTROL REPORT LEFTOVERS ORPHANS PROGRAM [ARG...]``; standard library only, since it
 must start in milliseconds and must not depend on the package's environment. CONTROL and REPORT are inherited
-pipe ends. LEFTOVERS are the seconds that what the program leaves behind when it ends has between TERM and KILL.
+pipe ends. LEFTOVERS are the seconds that what the program leaves behind when it ends has between TERM and KILL,
+ORPHANS those that everything has when the parent is gone.
 
 - It is a child subreaper: whatever the program starts, in whatever session or group, stays its descendant.
 - CONTROL reaching end-of-file means that the parent is gone, however it died: TERM to every descendant, a
@@ -33,8 +34,6 @@ from collections.abc import Sequence
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-ORPHAN_GRACE = 3.0
-"""Seconds between TERM and KILL when the parent is gone: nobody waits for the answers any more."""
 KILL_PATIENCE = 30.0
 """Seconds after KILL until a process in an uninterruptible sleep (a driver, a dead mount) is given up."""
 SIGNAL_GRACE = 10.0
@@ -144,10 +143,11 @@ def _start_program(argv: Sequence[str]) -> tuple[int, int]:
 class Guard:
     """The guard's state: the program, and when what is left of it will be killed."""
 
-    def __init__(self, control: int, report: int, leftovers: float, program: int) -> None:
+    def __init__(self, control: int, report: int, leftovers: float, orphans: float, program: int) -> None:
         self.control = control
         self.report_fd = report
         self.leftovers = leftovers
+        self.orphans = orphans
         self.program = program
         self.status: int | None = None
         self.kill_at: float | None = None
@@ -181,7 +181,7 @@ class Guard:
         os.close(self.control)
         self.control = -1
         self.signal_all(signal.SIGTERM)
-        self.kill_after(ORPHAN_GRACE)
+        self.kill_after(self.orphans)
 
     def read_control(self) -> None:
         """Act on what the parent says."""
@@ -264,7 +264,8 @@ def _noted(_number: int, _frame: object) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Start the program and stay until nothing of it is left."""
-    control, report, leftovers, argv = int(arguments[0]), int(arguments[1]), arguments[2], arguments[3:]
+    control, report, argv = int(arguments[0]), int(arguments[1]), arguments[4:]
+    leftovers, orphans = float(arguments[2]), float(arguments[3])
     os.set_inheritable(control, False)
     os.set_inheritable(report, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -283,7 +284,7 @@ def main(arguments: Sequence[str]) -> None:
     for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
         os.closerange(low + 1, high)
     os.chdir("/")
-    guard = Guard(control, report, float(leftovers), program)
+    guard = Guard(control, report, leftovers, orphans, program)
     guard.report(f"pid {program}")
     _end_as(guard.run(wakeup))
 

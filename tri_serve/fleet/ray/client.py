@@ -22,7 +22,7 @@ async def ask_bridge(
 ) -> Any:
     """Send one command and wait for its result, however long it takes, but no longer than SILENCE for a line.
 
-    Raises what the other side raised, or BridgeLostError if it does not answer.
+    Raises FleetError with what the other side raised, or BridgeLostError if it does not answer.
     """
     writer: asyncio.StreamWriter | None = None
     try:
@@ -31,7 +31,11 @@ async def ask_bridge(
         while line := await asyncio.wait_for(reader.readline(), SILENCE):
             answer = json.loads(line)
             if "error" in answer:
-                raise as_exception(ErrorState.model_validate(answer["error"]))
+                raised = as_exception(ErrorState.model_validate(answer["error"]))
+                # Those who follow an agent wait for its return after a FleetError; any other would end them.
+                raise (
+                    raised if isinstance(raised, FleetError) else FleetError(raised.message, hint=raised.hint)
+                )
             if "result" in answer:
                 return answer["result"]
             if progress is not None and "progress" in answer:

@@ -89,6 +89,8 @@ def private_environment(environ: Mapping[str, str], token: Path) -> dict[str, st
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Ray would kill an agent, and the engine with it, when the machine is short of memory.
         "RAY_memory_monitor_refresh_ms": "0",
+        # By default agents run at nice 15, and so would engines and gateway: slow beside anything else.
+        "RAY_worker_niceness": "0",
         # Workers are started for the actors that need them; those kept ready cost memory and the start's time.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_worker_prestart": "0",

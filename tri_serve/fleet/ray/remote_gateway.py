@@ -28,6 +28,8 @@ _NEWS_SECONDS = 3.0
 _AGAIN_SECONDS = 0.5
 _STATUS_SECONDS = 3.0
 _TELL_SECONDS = 5.0
+_BEYOND_DRAIN = 60.0
+"""Seconds past its drain time for a gateway process that does not end, and for one that was just starting."""
 
 
 class RemoteGateway:
@@ -70,6 +72,11 @@ class RemoteGateway:
     def config(self) -> GatewayConfig:
         """What the gateway was last told."""
         return self._order.config
+
+    @property
+    def _patience(self) -> float:
+        """Seconds in which its agent has put a process in place of another, or ended it."""
+        return self.config.timeouts.drain + _BEYOND_DRAIN
 
     @property
     def phase(self) -> str:
@@ -134,14 +141,19 @@ class RemoteGateway:
                 self._shared.listener = listener
                 order = order.model_copy(update={"socket_number": before.socket_number + 1})
             elif digest(order) == digest(before):  # asked to replace the process nevertheless
-                await self._runtime.call(self.name, "renew")
+                await self._runtime.call(self.name, "renew", within=self._patience)
                 return
-            error = await self._runtime.call(self.name, "follow", order.model_dump_json())
-            if error is not None:
+            try:
+                error = await self._runtime.call(
+                    self.name, "follow", order.model_dump_json(), within=self._patience
+                )
+                if error is not None:
+                    raise as_exception(ErrorState.model_validate(error))
+            except TriServeError:
                 if listener is not None and self._shared is not None and old is not None:
                     self._shared.listener = old
                     listener.close()
-                raise as_exception(ErrorState.model_validate(error))
+                raise
             self._order = order
             if listener is not None and old is not None:
                 old.close()
@@ -149,7 +161,7 @@ class RemoteGateway:
     async def close_listener(self) -> None:
         """Stop the process and close the socket, so that another can be bound on the same port."""
         async with self._swap:
-            await self._runtime.call(self.name, "close_listener")
+            await self._runtime.call(self.name, "close_listener", within=self._patience)
             if self._shared is not None:
                 self._shared.listener.close()
 
@@ -164,10 +176,7 @@ class RemoteGateway:
         if self._shared is not None:
             self._shared.listener.close()
             await self._shared.close()
-        if self._runtime.is_up:
-            with contextlib.suppress(FleetError):  # it was not deployed yet, or Ray has just died
-                await self._runtime.call(self.name, "stop")
-            await self._runtime.delete(self.name)
+        await self._runtime.end(self.name, self._patience)
         self._state = self._state.model_copy(update={"phase": "stopped"})
 
     async def _live(self) -> None:

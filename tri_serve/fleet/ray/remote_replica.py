@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -24,6 +23,8 @@ log = logging.getLogger(__name__)
 _NEWS_SECONDS = 3.0
 """An agent answers at least so often."""
 _AGAIN_SECONDS = 0.5
+_BEYOND_STOP = 60.0
+"""Seconds past its shutdown timeout for an engine that does not end, and for one that was just being made."""
 
 
 class RemoteReplica:
@@ -94,10 +95,7 @@ class RemoteReplica:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._runtime.forget(self)
-        if self._runtime.is_up:
-            with contextlib.suppress(FleetError):  # it was not deployed yet, or Ray has just died
-                await self._runtime.call(self.name, "stop")
-            await self._runtime.delete(self.name)
+        await self._runtime.end(self.name, self.order.spec.engine.shutdown_timeout + _BEYOND_STOP)
         self._enter(ReplicaPhase.STOPPED)
 
     async def _live(self) -> None:

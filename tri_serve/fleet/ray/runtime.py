@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -26,10 +27,10 @@ from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import RayState
 from tri_serve.gateway.config import GatewayConfig
 from tri_serve.launch.device import detect_device
-from tri_serve.process.child import Child
-from tri_serve.process.guard import descendants
+from tri_serve.process.child import GUARD, Child
+from tri_serve.process.guard import descendants, signal_exactly, stat_fields
 from tri_serve.process.ports import free_port
-from tri_serve.process.strays import ProcessIdentity, command_of, is_alive
+from tri_serve.process.strays import ProcessIdentity, command_of, identify, is_alive
 from tri_serve.spec.models import Spec
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,13 @@ _CLUSTER_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0
 """Until something answers at a cluster's address."""
 _STOP_SECONDS = 2.0
+_ORPHANS_SECONDS = 8.0
+"""When Ray is dead: for the guards to end engines and gateway, which have up to 6 s themselves."""
 _OWN_PROCESSES = ("gcs_server", "raylet")
 _POLL = 0.05
 _DEPLOY_POLL = 0.3
+_DEPLOY_SECONDS = 120.0
+"""For an agent to run: 2 to 3 s on an idle machine; on a cluster it waits for a free GPU, which is to be said."""
 _PLACED_SECONDS = 3.0
 """An agent that does not run by then may lack a place; one that has it is there within two."""
 _LOOK_SECONDS = 0.5
@@ -194,9 +199,11 @@ class RayRuntime:
             raise BridgeLostError(self._error or "Ray is not up")
         return await ask_bridge(self._socket, command, **arguments)
 
-    async def call(self, name: str, method: str, *arguments: Any) -> Any:
-        """Call an agent. Raises FleetError."""
-        bound = {"within": _NEWS_WITHIN} if method == "changes" else {}
+    async def call(self, name: str, method: str, *arguments: Any, within: float | None = None) -> Any:
+        """Call an agent; ``within`` so many seconds it has answered (none: as the bridge has it). Raises FleetError."""
+        if method == "changes":
+            within = _NEWS_WITHIN
+        bound = {"within": within} if within is not None else {}
         return await self.ask(
             "call", name=self.application(name), method=method, arguments=arguments, **bound
         )
@@ -262,7 +269,27 @@ class RayRuntime:
                 if reason is not None:
                     waits(reason)
                     await asyncio.sleep(_PLACED_SECONDS)
+            if self.private and time.monotonic() - begun > _DEPLOY_SECONDS:
+                words = found["message"] if found else "Serve does not know it"
+                raise FleetError(f"Ray Serve did not start its agent within {_DEPLOY_SECONDS:g} s: {words}")
             await asyncio.sleep(_DEPLOY_POLL)
+
+    async def end(self, name: str, within: float) -> None:
+        """Have an agent stop what it keeps, for up to ``within`` seconds, and have it no more.
+
+        A connection that is lost meanwhile is waited for: without an end, its program would stay. A Ray that died
+        has taken it along.
+        """
+        while not self._stopping and self._phase == "running":
+            try:
+                await self.call(name, "stop", within=within)
+            except BridgeLostError:
+                await asyncio.sleep(_POLL)
+                continue
+            except FleetError as error:  # it was not deployed yet, or has just died
+                log.info("%s: %s", name, error)
+            await self.delete(name)
+            return
 
     async def delete(self, name: str) -> None:
         """Have the agent no more."""
@@ -342,6 +369,8 @@ class RayRuntime:
             env=env,
             log=self.paths.log("ray"),
             name="ray",
+            leftover_grace=_ORPHANS_SECONDS,
+            orphan_grace=_ORPHANS_SECONDS,
         )
         return env
 
@@ -446,13 +475,42 @@ class RayRuntime:
 
     async def _close(self) -> None:
         self._up.clear()
-        children = [child for child in (self._bridge, self._head) if child is not None]
+        bridge, whole = self._bridge, self._head
         self._bridge = self._head = None
         self._processes = {}
-        # Nothing of Ray is worth an orderly end: the agents have been stopped before, or are lost.
-        await asyncio.gather(
-            *(child.stop(grace=_STOP_SECONDS if self._stopping else 0.0) for child in children)
-        )
+        if bridge is not None:
+            await bridge.stop(grace=0.0)
+        if whole is None:
+            return
+        if self._stopping:  # the agents have been stopped before
+            await whole.stop(grace=_STOP_SECONDS)
+            return
+        # Ray's processes and the agents go at once; the guards below them end engines and gateway so that no stream
+        # is cut: each gets an error event.
+        for pid, ticks in processes_of_ray(whole.pid).items():
+            signal_exactly(pid, ticks, signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(whole.wait(), _ORPHANS_SECONDS)
+        await whole.stop(grace=0.0)
+
+
+def processes_of_ray(head_pid: int) -> dict[int, int]:
+    """The head and everything below it but guards and what they guard: pid → start ticks."""
+    found: dict[int, int] = {}
+    children: dict[int, list[ProcessIdentity]] = {}
+    for pid, ticks in descendants(head_pid).items():
+        fields = stat_fields(pid)
+        if fields is not None:
+            children.setdefault(int(fields[1]), []).append(ProcessIdentity(pid, ticks))
+    queue = list(children.get(head_pid, ()))
+    while queue:
+        process = queue.pop()
+        if GUARD in command_of(process.pid):
+            continue
+        found[process.pid] = process.ticks
+        queue.extend(children.get(process.pid, ()))
+    head = identify(head_pid)
+    return found | ({head_pid: head.ticks} if head is not None else {})
 
 
 def own_processes(root: int) -> dict[str, ProcessIdentity]:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from pathlib import Path
 
 from tri_serve.errors import FleetError
 
+log = logging.getLogger(__name__)
+
 _SECONDS = 10.0
+_AGAIN_SECONDS = 0.2
 
 
 class SharedListener:
@@ -46,7 +50,12 @@ class SharedListener:
     async def _serve(self, door: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(door)
+            try:
+                connection, _ = await loop.sock_accept(door)
+            except OSError as error:  # no descriptor is left: another may be had later
+                log.warning("the listening socket cannot be handed out: %s", error.strerror)
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
             with connection, contextlib.suppress(OSError):  # the asker left, or the socket is closed by now
                 connection.setblocking(True)
                 socket.send_fds(connection, [b"1"], [self.listener.fileno()])
@@ -64,5 +73,6 @@ def take_listener(path: str) -> socket.socket:
     if not descriptors:
         raise FleetError(f"no listening socket is to be had at {path}: the supervisor has closed it")
     listener = socket.socket(fileno=descriptors[0])
+    listener.set_inheritable(False)  # else whatever this process starts could hold the port open
     listener.setblocking(False)
     return listener

@@ -200,7 +200,7 @@ class RayRuntime:
         return await ask_bridge(self._socket, command, **arguments)
 
     async def call(self, name: str, method: str, *arguments: Any, within: float | None = None) -> Any:
-        """Call an agent; ``within`` so many seconds it has answered (none: as the bridge has it). Raises FleetError."""
+        """Call an agent, which has answered ``within`` seconds (None: as the bridge has it). Raises FleetError."""
         if method == "changes":
             within = _NEWS_WITHIN
         bound = {"within": within} if within is not None else {}

@@ -1,0 +1,116 @@
+"""What the supervisor keeps of its parts in Ray, with a bridge and agents that only pretend."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tri_serve.errors import FleetError, UsageError
+from tri_serve.fleet.control import ControlServer, Progress
+from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge
+from tri_serve.fleet.ray.remote_gateway import RemoteGateway
+from tri_serve.fleet.ray.runtime import RayRuntime
+from tri_serve.fleet.release import ReleasePaths
+from tri_serve.gateway.config import GatewayConfig
+from tri_serve.spec.models import Spec
+
+
+def runtime_in(folder: Path) -> RayRuntime:
+    """A private Ray that counts as running; its bridge is what listens on the socket."""
+    spec = Spec.model_validate({"model": {"source": "tri-tiny-gptq", "served_name": "tri"}})
+    runtime = RayRuntime(spec, ReleasePaths(folder))
+    runtime._phase = "running"
+    return runtime
+
+
+async def bridge_of(
+    runtime: RayRuntime, commands: Mapping[str, Callable[[Mapping[str, Any]], Any]]
+) -> ControlServer:
+    def answering(command: Callable[[Mapping[str, Any]], Any]) -> Any:
+        async def answer(request: Mapping[str, Any], _progress: Progress) -> Any:
+            return command(request)
+
+        return answer
+
+    server = ControlServer(runtime._socket, {name: answering(each) for name, each in commands.items()})
+    await server.start()
+    runtime._up.set()
+    return server
+
+
+def raising(error: Exception) -> Callable[[Mapping[str, Any]], Any]:
+    def command(_request: Mapping[str, Any]) -> Any:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("not deleted after 60 s"), UsageError("no"), KeyError("name")]
+)
+def test_whatever_the_bridge_meets_is_what_those_who_ask_expect(tmp_path: Path, error: Exception) -> None:
+    async def scenario() -> None:
+        runtime = runtime_in(tmp_path)
+        server = await bridge_of(runtime, {"delete": raising(error)})
+        with pytest.raises(FleetError) as caught:
+            await ask_bridge(runtime._socket, "delete", name="x")
+        assert not isinstance(caught.value, BridgeLostError)
+        await server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_part_that_is_ended_while_the_bridge_is_away_is_ended_when_it_is_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runtime = runtime_in(tmp_path)
+        ending = asyncio.create_task(runtime.end("replica-1", 5.0))
+        await asyncio.sleep(0.1)
+        assert not ending.done()
+        asked: list[Any] = []
+        server = await bridge_of(
+            runtime,
+            {
+                "call": lambda request: asked.append((request["method"], request["within"])),
+                "delete": lambda request: asked.append(request["name"]),
+            },
+        )
+        await asyncio.wait_for(ending, 5)
+        assert asked == [("stop", 5.0), runtime.application("replica-1")]
+        await server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_part_of_a_ray_that_died_needs_no_end(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runtime = runtime_in(tmp_path)
+        ending = asyncio.create_task(runtime.end("replica-1", 5.0))
+        await asyncio.sleep(0.05)
+        runtime._phase = "waiting"
+        await asyncio.wait_for(ending, 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_that_cannot_be_moved_keeps_its_socket(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runtime = runtime_in(tmp_path)  # no bridge: every call fails
+        config = GatewayConfig(release="r", served_models=("tri",), admin_socket=tmp_path / "admin")
+        old, new = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+        gateway = RemoteGateway(
+            runtime, "gateway", config, old, host="127.0.0.1", port=1, on_change=lambda: None
+        )
+        with pytest.raises(BridgeLostError):
+            await gateway.replace(config, new)
+        assert gateway._shared is not None
+        assert gateway._shared.listener is old
+        assert old.fileno() >= 0
+        assert new.fileno() < 0
+        old.close()
+
+    asyncio.run(scenario())

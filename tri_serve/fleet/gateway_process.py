@@ -205,6 +205,10 @@ class GatewayProcess:
         raises GatewayStartError.
         """
         async with self._swap:
+            if self._stopping.is_set():
+                if listener is not None:
+                    listener.close()
+                raise GatewayStartError(f"{self.name} is being stopped")
             old, old_config, old_listener = self._current, self.config, self.listener
             self.config, self.listener = config, listener or old_listener
             if old is not None and config.admin_port and config.admin_port == old_config.admin_port:

@@ -114,3 +114,36 @@ def test_a_gateway_that_cannot_be_moved_keeps_its_socket(tmp_path: Path) -> None
         old.close()
 
     asyncio.run(scenario())
+
+
+class PretendChild:
+    """A process that ends when it may."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.asked = 0
+        self.may_end = asyncio.Event()
+
+    async def stop(self, *, grace: float) -> int:
+        self.asked += 1
+        await self.may_end.wait()
+        return 0
+
+
+def test_a_stop_while_a_dead_ray_is_cleared_away_waits_for_its_end(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runtime = runtime_in(tmp_path)
+        bridge, whole = PretendChild(), PretendChild()
+        runtime._bridge, runtime._head = bridge, whole  # type: ignore[assignment]
+        runtime._task = asyncio.create_task(runtime._close())  # as before it is started again
+        await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(runtime.stop())
+        await asyncio.sleep(0.01)
+        bridge.may_end.set()
+        await asyncio.sleep(0.01)
+        assert whole.asked
+        assert not stopping.done()
+        whole.may_end.set()
+        await asyncio.wait_for(stopping, 5)
+
+    asyncio.run(scenario())

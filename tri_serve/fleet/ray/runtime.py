@@ -475,13 +475,16 @@ class RayRuntime:
 
     async def _close(self) -> None:
         self._up.clear()
-        bridge, whole = self._bridge, self._head
-        self._bridge = self._head = None
         self._processes = {}
-        if bridge is not None:
-            await bridge.stop(grace=0.0)
-        if whole is None:
-            return
+        # Each is forgotten when it is gone: a stop that comes meanwhile begins here anew.
+        if self._bridge is not None:
+            await self._bridge.stop(grace=0.0)
+            self._bridge = None
+        if self._head is not None:
+            await self._close_head(self._head)
+            self._head = None
+
+    async def _close_head(self, whole: Child) -> None:
         if self._stopping:  # the agents have been stopped before
             await whole.stop(grace=_STOP_SECONDS)
             return

@@ -52,7 +52,7 @@ _DEPLOY_SECONDS = 120.0
 _PLACED_SECONDS = 3.0
 """An agent that does not run by then may lack a place; one that has it is there within two."""
 _LOOK_SECONDS = 0.5
-_NEWS_WITHIN = 12.0
+_NEWS_WITHIN = 10.0
 """Seconds in which an agent that lives has answered: it does so every 3 s, and Serve looks every 5 s."""
 _CLUSTER_AGAIN = 10.0
 
@@ -261,10 +261,14 @@ class RayRuntime:
             found = (await self.ask("applications", prefix=application)).get(application)
             if found is not None and found["status"] == "RUNNING":
                 return
-            if found is not None and found["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+            # On a cluster Serve looks for another node by itself; to delete it would take its whole stop time.
+            given_up = ("DEPLOY_FAILED", "UNHEALTHY") if self.private else ("DEPLOY_FAILED",)
+            if found is not None and found["status"] in given_up:
                 await self.ask("delete", name=application, wait=True)
                 raise FleetError(f"Ray Serve cannot start its agent: {found['message']}")
             if not self.private and time.monotonic() - begun > _PLACED_SECONDS:
+                if found is None:
+                    raise FleetError("Ray Serve does not know it any more")
                 reason = await self.ask("room", name=application, needs=self._needs(kind, node))
                 if reason is not None:
                     waits(reason)

@@ -15,6 +15,8 @@ from tri_serve.observe import names
 
 # The rate is taken over this many pages, one a second: long enough to be steady, short enough to be of now.
 RATE_SAMPLES = 6
+# Floats count whole numbers up to here; sums of what is below stay finite.
+LARGEST = 2.0**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class EngineLoad:
 def series_values(page: bytes, series: str) -> list[float]:
     """The values of every sample of ``series``, one a label set; ``page`` begins with a line end.
 
-    Raises ValueError if a sample has no number.
+    Raises ValueError if a sample has no number, or one that no engine counts to.
     """
     values: list[float] = []
     wanted = b"\n" + series.encode()
@@ -67,7 +69,7 @@ def series_values(page: bytes, series: str) -> list[float]:
             # Behind the labels, the last brace: the value, and perhaps a time.
             words = line[line.rfind(b"}") + 1 :].split()
             value = float(words[0]) if words else math.nan
-            if not math.isfinite(value):
+            if math.isnan(value) or abs(value) > LARGEST:
                 raise ValueError(f"a sample of {series} has no number")
             values.append(value)
         position = page.find(wanted, end) if end >= 0 else -1

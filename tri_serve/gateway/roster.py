@@ -117,13 +117,13 @@ class Roster:
 
     async def _watch_health(self, entry: Entry) -> None:
         while True:
+            entry.look_now.clear()  # before the look: a doubt that comes during it may know better
             healthy, reason = await self._probe(entry)
             if healthy != entry.healthy:
                 log.info("%s is %s", entry.address.name, "ready" if healthy else f"not ready: {reason}")
                 entry.healthy, entry.reason = healthy, reason
                 self._changed()
             entry.reason = reason
-            entry.look_now.clear()
             try:
                 async with asyncio.timeout(PROBE_SECONDS if entry.healthy else PROBE_DOWN_SECONDS):
                     await entry.look_now.wait()

@@ -18,6 +18,9 @@ REPORT_SECONDS = 1.0
 # Ending some thousand requests, with their error events, takes a worker well under a second.
 END_SECONDS = 5.0
 ENDINGS = ("ended", "retried", "refused")
+# A worker that does not read what it is told (stopped, or long without a processor) is told no more rosters than
+# this until it has caught up: the first process must not keep them all.
+UNREAD_BYTES = 1024 * 1024
 # A worker that dies at once is not started again at once; one that ran for a while is.
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
@@ -35,6 +38,8 @@ class WorkerProcess:
         self.up = False
         self.last_report: dict[str, Any] = {}
         self.writer: asyncio.StreamWriter | None = None
+        self.behind = False
+        """There is news of the roster that it was not told."""
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._asked = 0
 
@@ -42,6 +47,13 @@ class WorkerProcess:
         """Queue one message; nothing if the worker is not there."""
         if self.writer is not None and not self.writer.is_closing():
             self.writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    def tell_roster(self, roster: list[dict[str, Any]]) -> None:
+        """Tell how the replicas are now, or note that it is to be told later."""
+        unread = self.writer.transport.get_write_buffer_size() if self.writer is not None else 0
+        self.behind = unread > UNREAD_BYTES
+        if not self.behind:
+            self.send({"roster": roster})
 
     async def report(self, seconds: float) -> None:
         """Ask for fresh counts and wait for them, for at most ``seconds``; the last ones stay otherwise."""
@@ -82,6 +94,7 @@ class WorkerProcess:
             if not answer.done():
                 answer.set_result({})
         self.up = False
+        self.behind = False
         self.pid = None
         self.writer = None
         self.last_report = {}
@@ -108,8 +121,9 @@ class Workers:
 
     def tell_roster(self) -> None:
         """Pass the roster's present state on."""
+        roster = self._roster.as_json()
         for process in self.processes:
-            process.send({"roster": self._roster.as_json()})
+            process.tell_roster(roster)
 
     async def fresh_reports(self) -> None:
         """Have every worker report now; a worker that is too busy is left with its last report."""
@@ -137,6 +151,9 @@ class Workers:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             await self.fresh_reports()
+            for process in self.processes:
+                if process.behind:
+                    process.tell_roster(self._roster.as_json())
 
     async def _keep(self, process: WorkerProcess) -> None:
         loop = asyncio.get_running_loop()

@@ -49,6 +49,7 @@ def test_the_mock_engine_tells_its_load_as_vllm_does() -> None:
         b"",
         b"sglang:num_running_reqs 3\n",
         PAGE.replace(b"} 3.0", b"} NaN"),
+        PAGE.replace(b"} 3.0", b"} 1e308") * 2,
         PAGE.replace(b"} 3.0", b"}"),
         PAGE.replace(b"} 3.0", b"} many"),
         PAGE.replace(b"vllm:num_requests_waiting{", b"vllm:num_requests_waiting_else{"),

@@ -46,3 +46,28 @@ def test_a_change_of_draining_loses_nothing_that_is_known() -> None:
         await roster.close()
 
     asyncio.run(scenario())
+
+
+def test_a_doubt_that_comes_during_a_look_makes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        looks = 0
+
+        async def health_of(_host: str, _port: int) -> int:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                roster.look_at(["a"])  # it died behind this answer
+            return 200
+
+        async def no_page(_host: str, _port: int) -> None:
+            return None
+
+        monkeypatch.setattr("tri_serve.gateway.roster.health_status", health_of)
+        monkeypatch.setattr("tri_serve.gateway.roster.metrics_page", no_page)
+        roster = Roster(lambda: None)
+        roster.replace([ReplicaAddress(name="a", host="127.0.0.1", port=9)])
+        await asyncio.sleep(0.3)
+        assert looks == 2
+        await roster.close()
+
+    asyncio.run(scenario())

@@ -27,7 +27,14 @@ from tri_serve.fleet.control import ControlServer, Progress
 from tri_serve.fleet.ray.agents import Engine, Gateway
 from tri_serve.fleet.ray.connection import connect, start_serve
 from tri_serve.fleet.ray.nodes import check_nodes, lacking_room, living_nodes
-from tri_serve.fleet.ray.removal import clear_applications, kill_agents, leave_serve
+from tri_serve.fleet.ray.removal import (
+    agents_of,
+    clear_applications,
+    delete_applications,
+    is_placed,
+    kill_agents,
+    leave_serve,
+)
 
 log = logging.getLogger("tri_serve.fleet.ray")
 
@@ -48,6 +55,7 @@ _COMMANDS = (
     "kill",
     "leave",
     "nodes",
+    "placed",
     "room",
 )
 
@@ -99,7 +107,10 @@ class Bridge:
         name: str = request["name"]
         self._handles.pop(name, None)
         async with self._deploying:
-            await asyncio.to_thread(lambda: serve.delete(name, _blocking=bool(request.get("wait"))))
+            if request.get("patience") is not None:
+                await asyncio.to_thread(delete_applications, {name}, request["patience"])
+            else:
+                await asyncio.to_thread(lambda: serve.delete(name, _blocking=bool(request.get("wait"))))
 
     async def clear(self, request: Mapping[str, Any], progress: Progress) -> Any:
         """See ``clear_applications``."""
@@ -122,6 +133,11 @@ class Bridge:
     async def address(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
         """``HOST:PORT`` of the head."""
         return ray.get_runtime_context().gcs_address
+
+    async def placed(self, request: Mapping[str, Any], _progress: Progress) -> Any:
+        """Whether the agent of an application has a node."""
+        agents = await asyncio.to_thread(agents_of, f"{request['name']}#")
+        return any(map(is_placed, agents))
 
     async def room(self, request: Mapping[str, Any], _progress: Progress) -> Any:
         """Why no node has room for what an agent needs; None if one has."""

@@ -171,6 +171,18 @@ class ClusterRuntime(RayRuntime):
         """Seconds in which a part has stopped, at the latest."""
         return self._record.patience if self._record else _BEYOND_STOP
 
+    async def end(self, name: str, within: float) -> None:
+        """Have an agent stop what it keeps, and have it no more; what cannot be done now ``stop`` does, or `down`."""
+        if not self.is_up:
+            return
+        application = self.application(name)
+        try:
+            if await self.ask("placed", name=application):
+                await self.call(name, "stop", within=within)
+            await self.ask("delete", name=application, patience=self.patience)
+        except FleetError as error:
+            log.info("%s: %s", name, error)
+
     async def kill(self) -> None:
         """End all parts on the cluster at once."""
         await self.ask("kill", prefix=self.application(""))

@@ -19,6 +19,7 @@ from tri_serve.checkpoint.resolve import resolve_source
 from tri_serve.errors import TriServeError
 from tri_serve.fleet.preflight import check_context, check_packages, check_python
 from tri_serve.fleet.prepare import Prepared
+from tri_serve.fleet.ray.removal import agents_of, is_placed
 from tri_serve.fleet.release import LOG_BYTES
 from tri_serve.fleet.resources import check_disk, replicas_key
 from tri_serve.launch.device import detect_device
@@ -179,12 +180,7 @@ def missing_room(spec: Spec, nodes: Sequence[Mapping[str, Any]], *, cuda: bool) 
 
 def lacking_room(application: str, needs: Mapping[str, float]) -> str | None:
     """Why the agent of an application has no place; None if it has one, or could have."""
-    agents = [
-        actor
-        for actor in ray._private.state.actors().values()
-        if actor["Name"].startswith(f"SERVE_REPLICA::{application}#") and actor["State"] != "DEAD"
-    ]
-    if any(actor["Address"]["IPAddress"] for actor in agents):  # it has been placed, and is starting
+    if any(map(is_placed, agents_of(f"{application}#"))):
         return None
     free = list(ray._private.state.available_resources_per_node().values())  # type: ignore[no-untyped-call]
     if any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in free):

@@ -10,7 +10,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
+from typing import Any
 
 import ray
 from ray import serve
@@ -23,6 +24,7 @@ from tri_serve.fleet.ray.connection import connect, in_one_line
 _POLL = 0.2
 _ANSWER_SECONDS = 5.0
 _REPLICA_ACTOR = "SERVE_REPLICA::"
+_SERVE_NAMESPACE = "serve"
 
 
 def clear_applications(
@@ -40,13 +42,19 @@ def clear_applications(
         if not group:
             continue
         progress(f"cluster: stopping {len(group)} {what}{'s' * (len(group) != 1)}")
-        names = {prefix + part for part in group}
-        for name in names:
-            serve.delete(name, _blocking=False)
-        _until_gone(names, patience)
+        delete_applications({prefix + part for part in group}, patience)
 
 
-def _until_gone(names: set[str], patience: float) -> None:
+def delete_applications(names: Set[str], patience: float) -> None:
+    """Delete them, and wait until they are gone. Raises FleetError if some are there after ``patience`` seconds."""
+    for name in names:
+        serve.delete(name, _blocking=False)
+    for name in names:  # Serve would wait for an agent that has no place yet as long as for one that drains
+        kill_agents(f"{name}#", unplaced=True)
+    _until_gone(names, patience)
+
+
+def _until_gone(names: Set[str], patience: float) -> None:
     deadline = time.monotonic() + patience
     killed = False
     while left := names & _applications():
@@ -54,7 +62,7 @@ def _until_gone(names: set[str], patience: float) -> None:
             if killed:
                 raise FleetError(f"Ray Serve does not delete {', '.join(sorted(left))}")
             for name in left:
-                kill_agents(name)
+                kill_agents(f"{name}#")
             killed = True
             deadline += 10.0
         time.sleep(_POLL)
@@ -67,17 +75,35 @@ def _applications() -> set[str]:
         return set()
 
 
-def kill_agents(prefix: str) -> int:
-    """Kill the agents of applications whose names begin with ``prefix``: their programs end with them."""
+def kill_agents(prefix: str, *, unplaced: bool = False) -> int:
+    """Kill the agents of applications whose names begin with ``prefix``: their programs end with them.
+
+    ``unplaced``: only those that wait for a node.
+    """
     killed = 0
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["name"].startswith(_REPLICA_ACTOR + prefix):
-            try:
-                ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]), no_restart=True)
-            except ValueError:  # it has just ended
-                continue
-            killed += 1
+    for actor in agents_of(prefix):
+        if unplaced and is_placed(actor):
+            continue
+        try:
+            ray.kill(ray.get_actor(actor["Name"], namespace=_SERVE_NAMESPACE), no_restart=True)
+        except ValueError:  # it has just ended
+            continue
+        killed += 1
     return killed
+
+
+def agents_of(prefix: str) -> list[dict[str, Any]]:
+    """Living actors of Serve's applications whose names begin with ``prefix``, as Ray's table has them."""
+    return [
+        actor
+        for actor in ray._private.state.actors().values()
+        if actor["Name"].startswith(_REPLICA_ACTOR + prefix) and actor["State"] != "DEAD"
+    ]
+
+
+def is_placed(actor: dict[str, Any]) -> bool:
+    """Whether an actor has a node; it may still be starting there."""
+    return bool(actor["Address"]["IPAddress"])
 
 
 def leave_serve() -> bool:

@@ -172,7 +172,7 @@ class ClusterRuntime(RayRuntime):
         return self._record.patience if self._record else _BEYOND_STOP
 
     async def end(self, name: str, within: float) -> None:
-        """Have an agent stop what it keeps, and have it no more; what cannot be done now ``stop`` does, or `down`."""
+        """Have an agent stop what it keeps, and have it no more; what cannot be done is left to ``stop``."""
         if not self.is_up:
             return
         application = self.application(name)

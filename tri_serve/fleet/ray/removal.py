@@ -49,8 +49,6 @@ def delete_applications(names: Set[str], patience: float) -> None:
     """Delete them, and wait until they are gone. Raises FleetError if some are there after ``patience`` seconds."""
     for name in names:
         serve.delete(name, _blocking=False)
-    for name in names:  # Serve would wait for an agent that has no place yet as long as for one that drains
-        kill_agents(f"{name}#", unplaced=True)
     _until_gone(names, patience)
 
 
@@ -65,6 +63,8 @@ def _until_gone(names: Set[str], patience: float) -> None:
                 kill_agents(f"{name}#")
             killed = True
             deadline += 10.0
+        for name in left:  # Serve would wait for an agent without a node as long as for one that drains
+            kill_agents(f"{name}#", unplaced=True)
         time.sleep(_POLL)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tri_serve.errors import FleetError, GatewayStartError, TriServeError
+from tri_serve.fleet.background import go_on
 from tri_serve.fleet.changes import Changes
 from tri_serve.fleet.convergence import Convergence
 from tri_serve.fleet.desired import Desired
@@ -55,6 +56,14 @@ def _url(gateways: Sequence[GatewayState]) -> str | None:
     """Of a gateway that answers, if one does."""
     known = sorted((gateway for gateway in gateways if gateway.url), key=lambda gateway: not gateway.ready)
     return known[0].url if known else None
+
+
+async def _stop_each(parts: Sequence[GatewayPart | ReplicaPart]) -> None:
+    """Until all have stopped; one that fails at it keeps nothing else from its end."""
+    results = await asyncio.gather(*(part.stop() for part in parts), return_exceptions=True)
+    for part, result in zip(parts, results, strict=True):
+        if isinstance(result, Exception):
+            log.error("%s was not stopped in order: %r", part.name, result)
 
 
 def checked_client_keys(
@@ -112,8 +121,8 @@ class Fleet:
             await self.check(self.spec)
         listener = bind_listener(self.spec.gateway.host, self.spec.gateway.port) if local else None
         self._tasks = [
-            asyncio.create_task(self._keep_state_file(), name="state file"),
-            asyncio.create_task(self._keep_house(), name="housekeeping"),
+            go_on(self._keep_state_file(), "state file"),
+            go_on(self._keep_house(), "housekeeping"),
         ]
         await self._runtime.start()
         self.gateways = self._runtime.gateways(
@@ -166,7 +175,7 @@ class Fleet:
     def _is_running(self) -> None:
         self.phase = FleetPhase.RUNNING
         self.write_applied()
-        self._tasks.append(asyncio.create_task(keep_size(self), name="autoscaling"))
+        self._tasks.append(go_on(keep_size(self), "autoscaling"))
         self.on_change()
 
     def fail(self, error: TriServeError) -> None:
@@ -276,10 +285,10 @@ class Fleet:
                 if running
                 else "gateway: stopping"
             )
-            await asyncio.gather(*(gateway.stop() for gateway in self.gateways))
+            await _stop_each(self.gateways)
         if self.replicas:
             progress("engines: stopping")
-        await asyncio.gather(*(replica.stop() for replica in (*self.replicas, *self._leaving)))
+        await _stop_each([*self.replicas, *self._leaving])
         await self._runtime.stop()
 
     # -- the parts --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tri_serve.errors import ConnectionFailedError, GatewayStartError, ResourceError, TriServeError
+from tri_serve.fleet.background import go_on
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.keys import NOBODY
 from tri_serve.fleet.release import ReleasePaths
@@ -135,8 +136,8 @@ class GatewayProcess:
     def begin(self) -> None:
         """Start in the background."""
         self._tasks = [
-            asyncio.create_task(self._keep_running(), name="gateway"),
-            asyncio.create_task(self._keep_telling(), name="gateway roster"),
+            go_on(self._keep_running(), "gateway"),
+            go_on(self._keep_telling(), "gateway roster"),
         ]
 
     def set_roster(self, roster: Sequence[ReplicaAddress]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tri_serve.errors import EngineStartError, ResourceError, TriServeError
+from tri_serve.fleet.background import go_on
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.state import ReplicaPhase, ReplicaState
 
@@ -124,7 +125,7 @@ class Replica:
 
     def begin(self) -> None:
         """Start in the background."""
-        self._task = asyncio.create_task(self._run(), name=self.name)
+        self._task = go_on(self._run(), self.name)
 
     def restart(self) -> None:
         """Stop the engine and start another, at once, whatever its record."""

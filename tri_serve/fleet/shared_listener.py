@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 
 from tri_serve.errors import FleetError
+from tri_serve.fleet.background import go_on
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class SharedListener:
         self._path.chmod(0o600)
         self._door.listen()
         self._door.setblocking(False)
-        self._task = asyncio.create_task(self._serve(self._door), name="listener")
+        self._task = go_on(self._serve(self._door), "listener")
 
     async def close(self) -> None:
         """Hand no more out."""

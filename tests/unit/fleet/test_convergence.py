@@ -291,3 +291,18 @@ def test_a_change_that_waited_for_its_turn_leaves_a_stop_alone(tmp_path: Path) -
         assert len(runtime.made) == 2
 
     play(tmp_path, 2, scenario)
+
+
+def test_a_part_that_fails_to_stop_keeps_nothing_else_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        async def fails() -> None:
+            raise TriServeError("lost")
+
+        monkeypatch.setattr(runtime.made[0], "stop", fails)
+        await fleet.stop(None, lambda _: None)
+        assert runtime.made[1].phase is ReplicaPhase.STOPPED
+        assert runtime.stopped
+
+    play(tmp_path, 2, scenario)

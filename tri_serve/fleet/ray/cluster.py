@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tri_serve.errors import FleetError, UsageError
+from tri_serve.fleet.background import go_on
 from tri_serve.fleet.cluster_record import ClusterRecord, application_prefix, forget_record, keep_record
 from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge
 from tri_serve.fleet.ray.runtime import RayRuntime
@@ -93,7 +94,7 @@ class ClusterRuntime(RayRuntime):
                 forget_record(self.paths)
             await self._close()
             raise
-        self._task = asyncio.create_task(self._watch(), name="ray")
+        self._task = go_on(self._watch(), "ray")
 
     async def _check_first(self) -> None:
         try:

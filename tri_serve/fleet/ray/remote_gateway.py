@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tri_serve.errors import FleetError, GatewayStartError, TriServeError
+from tri_serve.fleet.background import go_on
 from tri_serve.fleet.control import as_exception
 from tri_serve.fleet.gateway_process import with_status
 from tri_serve.fleet.ray.client import BridgeLostError
@@ -88,8 +89,8 @@ class RemoteGateway:
         if self._shared is not None:
             self._shared.open()
         self._tasks = [
-            asyncio.create_task(self._live(), name=self.name),
-            asyncio.create_task(self._keep_telling(), name=f"{self.name} roster"),
+            go_on(self._live(), self.name),
+            go_on(self._keep_telling(), f"{self.name} roster"),
         ]
 
     def set_roster(self, roster: Sequence[ReplicaAddress]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from tri_serve.errors import EngineStartError, FleetError, TriServeError
+from tri_serve.fleet.background import go_on
 from tri_serve.fleet.control import as_exception
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.ray.client import BridgeLostError
@@ -78,7 +79,7 @@ class RemoteReplica:
 
     def begin(self) -> None:
         """Start in the background."""
-        self._task = asyncio.create_task(self._live(), name=self.name)
+        self._task = go_on(self._live(), self.name)
 
     def renew(self, order: EngineOrder) -> None:
         """Another engine, made from another order."""

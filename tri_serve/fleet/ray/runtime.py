@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from tri_serve.errors import FleetError, TriServeError
+from tri_serve.fleet.background import go_on
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.prepare import fleet_gpus
@@ -91,7 +92,7 @@ class RayRuntime:
         except BaseException:
             await self._close()
             raise
-        self._task = asyncio.create_task(self._watch(), name="ray")
+        self._task = go_on(self._watch(), "ray")
 
     def replica(self, name: str, order: EngineOrder, on_change: Callable[[], None]) -> RemoteReplica:
         """A replica that has not begun."""

@@ -1,4 +1,7 @@
-"""A private Ray for one release: one node, loopback only, with a token, beside whatever other Ray runs here."""
+"""A private Ray for one release: one node, on loopback, with a token, beside whatever other Ray runs here.
+
+Serve opens a gRPC port on all addresses in each agent, which nobody can tell it not to; it asks for the token, too.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +52,11 @@ class _Process:
     async def end(self) -> None:
         await self.child.stop(grace=self.drain + _BEYOND_DRAIN)
         self.admin_socket.unlink(missing_ok=True)
+
+
+def gateway_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` without what a gateway has no business with: secrets, and what Ray tells its own children."""
+    return {n: value for n, value in environ.items() if n not in _SECRETS and not n.startswith("RAY_")}
 
 
 def config_file(path: Path, text: str) -> tuple[Path, int | None]:
@@ -284,7 +289,7 @@ class GatewayProcess:
         try:
             child = await Child.spawn(
                 [*argv, "--listen-fd", str(descriptor)],
-                env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+                env=gateway_environment(os.environ),
                 log=self._paths.log("gateway"),
                 name="gateway",
                 pass_fds=(descriptor,) if memory is None else (descriptor, memory),

@@ -31,7 +31,8 @@ _DROPPED = frozenset(
         "WATCHDOG_PID",
     }
 )
-_DROPPED_PREFIXES = ("PYTHON", "TRI_SERVE_")
+# RAY_: what a process of Ray tells its own children. An engine below one is none of them.
+_DROPPED_PREFIXES = ("PYTHON", "TRI_SERVE_", "RAY_")
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:

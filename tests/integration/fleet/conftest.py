@@ -23,6 +23,8 @@ import yaml
 from tri_serve.process.ports import free_port
 from tri_serve.process.strays import MARKER, find_strays
 
+COMMAND_SECONDS = 150.0
+"""A command that takes longer hangs; a Ray that starts on a busy machine takes a minute."""
 MOCK = Path(__file__).with_name("mock_vllm.py")
 
 
@@ -95,7 +97,7 @@ class Release:
             environ=environ,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         ) as process:
-            out, err = process.communicate(stdin, timeout=60)
+            out, err = process.communicate(stdin, timeout=COMMAND_SECONDS)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def up(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from tri_serve.launch.inherited import inherited_environment
         "VLLM_PORT_8000_TCP_ADDR",
         "VLLM_SERVICE_PORT_HTTP",
         "TRI_SERVE_API_KEYS",
+        "RAY_AUTH_TOKEN_PATH",
         "NOTIFY_SOCKET",
     ],
 )

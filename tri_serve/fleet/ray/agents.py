@@ -13,17 +13,19 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private import replica
 
 from tri_serve.errors import TriServeError
 from tri_serve.fleet.gateway_process import GatewayProcess
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.own_children import OwnReplica
+from tri_serve.fleet.ray.head import HOST
 from tri_serve.fleet.ray.messages import (
     AgentSettings,
     EngineNews,
@@ -52,6 +54,20 @@ def agent_paths(settings: AgentSettings, node: str) -> ReleasePaths:
     return ReleasePaths(state_dir() / "nodes" / f"{settings.release}-{settings.identity}" / node)
 
 
+def stay_on_loopback() -> None:
+    """Have Serve open this process's port for calls between deployments on the loopback interface alone.
+
+    Serve has no setting for it: each replica listens on all addresses. Called while Serve makes the agent, which is
+    before it opens the port. Nothing of ours uses the port, and Ray asks for its token there all the same.
+    """
+    opens: Callable[[Any, str], int] = vars(replica)["add_port_to_grpc_server"]
+
+    def on_loopback(server: Any, address: str) -> int:
+        return opens(server, f"{HOST}:{address.rpartition(':')[2]}")
+
+    vars(replica)["add_port_to_grpc_server"] = on_loopback
+
+
 class Agent:
     """What both kinds have in common: a place for logs, and news for who waits for them."""
 
@@ -66,6 +82,8 @@ class Agent:
         self.instance = secrets.token_hex(6)
         self.version = 0
         self._news = asyncio.Event()
+        if settings.root is not None:
+            stay_on_loopback()
         if not settings.keeps_threads:
             os.environ.pop("OMP_NUM_THREADS", None)
         # A supervisor on the same machine does this for all logs; on another node nobody else would.

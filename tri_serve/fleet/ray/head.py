@@ -40,11 +40,17 @@ def temporary_folder(paths: ReleasePaths) -> Path:
 
 
 def make_temporary_folder(paths: ReleasePaths) -> Path:
-    """An empty folder that is the user's alone. Raises FleetError if another user holds its name."""
+    """An empty folder that is the user's alone. Raises FleetError if it cannot be had."""
     folder = temporary_folder(paths)
     discard_temporary_folder(paths)
     for each in (folder.parent, folder):
-        each.mkdir(exist_ok=True, mode=0o700)
+        try:
+            each.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise FleetError(
+                f"cannot make {each} for Ray: {error.strerror}",
+                hint="set TMPDIR to a place with room, or do without Ray: --supervisor process",
+            ) from error
         if each.is_symlink() or each.stat().st_uid != os.getuid():
             raise FleetError(f"{each} belongs to another user", hint="set TMPDIR to a place of yours")
         each.chmod(0o700)
@@ -67,9 +73,16 @@ def token_file(paths: ReleasePaths) -> Path:
 
 
 def make_token(paths: ReleasePaths) -> Path:
-    """A new token, which whoever connects must know; other users of this machine do not."""
-    write_private(token_file(paths), secrets.token_hex(32))
-    return token_file(paths)
+    """A new token, which whoever connects must know; other users of this machine do not.
+
+    Raises FleetError if it cannot be written.
+    """
+    path = token_file(paths)
+    try:
+        write_private(path, secrets.token_hex(32))
+    except OSError as error:
+        raise FleetError(f"cannot write {path}: {error.strerror}") from error
+    return path
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The whole way: ``tri-serve up`` on a real vLLM engine, used by the clients that people use, broken on purpose.
 
-One fleet for the module: an engine takes about a minute to start. The tests run in the order of this file; those
+One fleet for the module, as `up` makes it by default: two replicas under Ray, since an engine takes about a minute
+to start. The tests run in the order of this file; those
 that kill come last, and the very last takes the fleet down.
 """
 
@@ -50,6 +51,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
         time.sleep(0.2)
 
 
+def metric(port: int, name: str) -> float:
+    """The sum of its samples."""
+    text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
+    pattern = re.compile(rf"{re.escape(name)}[{{ ]")
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if pattern.match(line))
+
+
 @dataclass
 class Fleet:
     """One release of its own state directory, driven by the command line alone."""
@@ -82,33 +90,26 @@ class Fleet:
         return result
 
     @property
-    def replica(self) -> dict[str, Any]:
-        (replica,) = self.status["replicas"]
-        result: dict[str, Any] = replica
+    def replicas(self) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = self.status["replicas"]
         return result
+
+    def engine_key(self) -> str:
+        environ = Path(f"/proc/{self.replicas[0]['pid']}/environ").read_bytes().split(b"\0")
+        return next(v.partition(b"=")[2].decode() for v in environ if v.startswith(b"VLLM_API_KEY="))
 
     def is_ready(self) -> bool:
         with contextlib.suppress(OSError):
             return requests.get(f"{self.url}/ready", timeout=5).status_code == 200
         return False
 
-    def engine_metric(self, name: str) -> float:
-        text = requests.get(f"http://127.0.0.1:{self.replica['port']}/metrics", timeout=30).text
-        return sum(
-            float(line.rpartition(" ")[2])
-            for line in text.splitlines()
-            if re.match(rf"{re.escape(name)}[{{ ]", line)
-        )
+    def engine_metric(self, name: str, replica: int | None = None) -> float:
+        """Of one replica, or the sum over all."""
+        chosen = self.replicas if replica is None else [self.replicas[replica]]
+        return sum(metric(each["port"], name) for each in chosen)
 
     def gateway_metric(self, name: str) -> float:
-        text = requests.get(
-            f"http://127.0.0.1:{self.status['gateway']['admin_port']}/metrics", timeout=10
-        ).text
-        return sum(
-            float(line.rpartition(" ")[2])
-            for line in text.splitlines()
-            if re.match(rf"{re.escape(name)}[{{ ]", line)
-        )
+        return metric(self.status["gateways"][0]["admin_port"], name)
 
     def processes(self) -> dict[int, str]:
         """Live processes of this fleet, by its state directory in their environment."""
@@ -173,11 +174,14 @@ def test_up_shows_a_korean_answer_and_how_to_go_on(fleet: Fleet) -> None:
     assert float(own[1]) < 10
 
 
-def test_the_engine_runs_the_4_bit_kernel(fleet: Fleet) -> None:
-    log = fleet.run("logs", "-r", "whole", "replica-0", "--tail", "2000").stdout
-    assert "CPUWNA16LinearKernel" in log
-    assert fleet.replica["linear_kernel"] == "CPUWNA16LinearKernel"
-    assert fleet.replica["kv_cache_tokens"] > 8192
+def test_both_engines_run_the_4_bit_kernel(fleet: Fleet) -> None:
+    replicas = fleet.replicas
+    assert [replica["name"] for replica in replicas] == ["replica-0", "replica-1"]
+    for replica in replicas:
+        log = fleet.run("logs", "-r", "whole", replica["name"], "--tail", "2000").stdout
+        assert "CPUWNA16LinearKernel" in log
+        assert replica["linear_kernel"] == "CPUWNA16LinearKernel"
+        assert replica["kv_cache_tokens"] > 8192
 
 
 def test_the_printed_curl_line_and_python_snippet_work(fleet: Fleet) -> None:
@@ -192,11 +196,18 @@ def test_the_printed_curl_line_and_python_snippet_work(fleet: Fleet) -> None:
 
 
 def test_up_again_changes_nothing(fleet: Fleet) -> None:
-    before = fleet.processes()
+    def pids() -> list[int]:
+        status = fleet.status
+        ray = status["ray"]["processes"].values()
+        return [part["pid"] for part in (*status["replicas"], *status["gateways"], status["supervisor"])] + [
+            *ray
+        ]
+
+    before = pids()
     result = fleet.run("up", "-r", "whole", "--set", f"gateway.port={fleet.port}")
     assert result.returncode == 0
     assert "already" in result.stdout
-    assert {pid: cmd for pid, cmd in fleet.processes().items() if pid in before} == before
+    assert pids() == before
 
 
 def test_the_openai_client_chats(client: openai.OpenAI) -> None:
@@ -288,15 +299,10 @@ def test_a_stream_is_what_the_engine_itself_sends(fleet: Fleet, path: str) -> No
         {"prompt": KOREAN} if path == "/v1/completions" else {"messages": question(KOREAN)}
     )
     body = {"model": "tri-tiny", "stream": True, "temperature": 0, "max_tokens": 120, **prompt}
-    key = next(
-        value.partition(b"=")[2].decode()
-        for value in Path(f"/proc/{fleet.replica['pid']}/environ").read_bytes().split(b"\0")
-        if value.startswith(b"VLLM_API_KEY=")
-    )
     direct = requests.post(
-        f"http://127.0.0.1:{fleet.replica['port']}{path}",
+        f"http://127.0.0.1:{fleet.replicas[0]['port']}{path}",
         json=body,
-        headers={"authorization": f"Bearer {key}"},
+        headers={"authorization": f"Bearer {fleet.engine_key()}"},
         timeout=120,
     )
     routed = requests.post(fleet.url + path, json=body, timeout=120)
@@ -329,11 +335,7 @@ def test_the_engines_own_routes_are_out_of_reach(fleet: Fleet) -> None:
 
 
 def test_secrets_are_in_no_argv_and_no_log(fleet: Fleet) -> None:
-    key = next(
-        value.partition(b"=")[2].decode()
-        for value in Path(f"/proc/{fleet.replica['pid']}/environ").read_bytes().split(b"\0")
-        if value.startswith(b"VLLM_API_KEY=")
-    )
+    key = fleet.engine_key()
     assert len(key) >= 32
     assert not [command for command in fleet.processes().values() if key in command]
     state = Path(fleet.environ["XDG_STATE_HOME"])
@@ -409,33 +411,47 @@ def test_five_hundred_parallel_streams_slow_readers_among_them_are_all_whole(fle
 
 
 @pytest.mark.parametrize("victim", ["API server", "EngineCore"])
-def test_a_killed_engine_is_told_to_its_streams_and_comes_back(fleet: Fleet, victim: str) -> None:
-    replica = fleet.replica
-    restarts = replica["restarts"]
-    if victim == "API server":
-        pid = replica["pid"]
-    else:
-        cores = [p for p in fleet.processes() if _is_core(p)]
-        assert len(cores) == 1, fleet.processes()
-        (pid,) = cores
+def test_a_killed_engine_is_told_to_its_streams_and_to_nobody_else_and_comes_back(
+    fleet: Fleet, victim: str
+) -> None:
+    before = fleet.replicas
     body = {"model": "tri-tiny", "prompt": "x", "max_tokens": 7000, "stream": True, "ignore_eos": True}
     stream = requests.post(f"{fleet.url}/v1/completions", json=body, stream=True, timeout=60)
     lines = stream.iter_lines()
     assert next(lines).startswith(b"data: {")
+    (hit,) = [n for n in range(len(before)) if fleet.engine_metric("vllm:num_requests_running", n) == 1]
+    pid = before[hit]["pid"] if victim == "API server" else before[hit]["core_pids"][0]
     os.kill(pid, signal.SIGKILL)
     data = [line.removeprefix(b"data: ") for line in lines if line]
     if data[-1] == b"[DONE]":  # vLLM's server outlived its core: it says the error itself, and ends as ever
         data.pop()
     assert "error" in json.loads(data[-1]), data[-1]
+    for _ in range(4):
+        said = fleet.run("chat", "-r", "whole", "--temperature", "0", KOREAN)
+        assert said.stdout.strip() == answer_to(KOREAN)
+    wait_until(
+        lambda: fleet.replicas[hit]["restarts"] == before[hit]["restarts"] + 1,
+        30,
+        "the supervisor to notice",
+    )
+    wait_until(lambda: fleet.replicas[hit]["phase"] == "ready", START_SECONDS, "the engine's return")
+    after = fleet.replicas
+    assert after[hit]["pid"] != before[hit]["pid"]
+    assert after[1 - hit]["pid"] == before[1 - hit]["pid"]
+    assert fleet.status["condition"] == "ready"
+
+
+def test_without_any_engine_requests_are_refused_in_words_until_one_is_back(fleet: Fleet) -> None:
+    for replica in fleet.replicas:
+        os.kill(replica["pid"], signal.SIGKILL)
     wait_until(lambda: not fleet.is_ready(), 30, "the gateway to notice")
-    refused = requests.post(f"{fleet.url}/v1/completions", json={**body, "stream": False}, timeout=60)
+    body = {"model": "tri-tiny", "prompt": "x", "max_tokens": 4}
+    refused = requests.post(f"{fleet.url}/v1/completions", json=body, timeout=60)
     assert refused.status_code == 503
     assert refused.json()["error"]["type"] == "service_unavailable"
-    wait_until(fleet.is_ready, START_SECONDS, "the engine's return")
-    wait_until(lambda: fleet.status["condition"] == "ready", 30, "status to say so")
-    assert fleet.replica["restarts"] == restarts + 1
-    said = fleet.run("chat", "-r", "whole", "--temperature", "0", KOREAN)
-    assert said.stdout.strip() == answer_to(KOREAN)
+    wait_until(fleet.is_ready, START_SECONDS, "an engine's return")
+    assert requests.post(f"{fleet.url}/v1/completions", json=body, timeout=60).status_code == 200
+    wait_until(lambda: fleet.status["condition"] == "ready", START_SECONDS, "both engines' return")
 
 
 def _is_core(pid: int) -> bool:
@@ -448,13 +464,14 @@ def _is_core(pid: int) -> bool:
 
 def test_down_in_the_midst_of_trouble_leaves_nothing_and_can_be_said_twice(fleet: Fleet) -> None:
     """Streams are running, one client does not read, and the engine has just been killed."""
-    assert len(fleet.processes()) >= 6  # supervisor, two guards, engine and core, gateway and worker
+    assert len(fleet.processes()) >= 10  # supervisor, guards, Ray, engines and cores, gateway and worker
     body = {"model": "tri-tiny", "prompt": "x", "max_tokens": 4000, "stream": True, "ignore_eos": True}
     streams = [
         requests.post(f"{fleet.url}/v1/completions", json=body, stream=True, timeout=60) for _ in range(8)
     ]
-    (core,) = [pid for pid in fleet.processes() if _is_core(pid)]
-    os.kill(core, signal.SIGKILL)
+    cores = [pid for pid in fleet.processes() if _is_core(pid)]
+    assert len(cores) == 2, fleet.processes()
+    os.kill(cores[0], signal.SIGKILL)
     result = fleet.run("down", "-r", "whole", seconds=120)
     for stream in streams:
         stream.close()

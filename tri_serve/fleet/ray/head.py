@@ -1,7 +1,4 @@
-"""A private Ray for one release: one node, on loopback, with a token, beside whatever other Ray runs here.
-
-Serve opens a gRPC port on all addresses in each agent, which nobody can tell it not to; it asks for the token, too.
-"""
+"""A private Ray for one release: one node, loopback only, with a token, beside whatever other Ray runs here."""
 
 from __future__ import annotations
 

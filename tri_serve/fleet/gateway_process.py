@@ -91,6 +91,13 @@ def with_status(state: GatewayState, status: dict[str, Any] | None) -> GatewaySt
     )
 
 
+def _add_running(status: dict[str, Any], former: dict[str, Any]) -> None:
+    """Count the requests that an earlier process has on each replica to those of ``status``."""
+    running = {entry["name"]: entry["in_flight"] for entry in former["replicas"]}
+    for entry in status["replicas"]:
+        entry["in_flight"] += running.get(entry["name"], 0)
+
+
 class GatewayProcess:
     """Holds the listening socket; every gateway process inherits it, so it stays open between two of them."""
 
@@ -122,6 +129,8 @@ class GatewayProcess:
         self._backoff = backoff or RestartBackoff(first=0.05, longest=5.0, steady=10.0, limit=sys.maxsize)
         self._generation = 0
         self._current: _Process | None = None
+        self._former: list[_Process] = []
+        """Replaced ones, which still finish what they have."""
         self._roster: tuple[ReplicaAddress, ...] = ()
         self._tell = asyncio.Event()
         self._told_event = asyncio.Event()
@@ -169,7 +178,7 @@ class GatewayProcess:
         return True
 
     async def status(self) -> dict[str, Any] | None:
-        """What the process says of itself; None if it does not answer."""
+        """What the process says of itself, and what those before it still have running; None if it is silent."""
         process = self._current
         if process is None:
             return None
@@ -178,7 +187,12 @@ class GatewayProcess:
         except ConnectionFailedError as error:
             log.warning("%s", error)
             return None
-        return answer if isinstance(answer, dict) else None
+        if not isinstance(answer, dict):
+            return None
+        for former in tuple(self._former):
+            with contextlib.suppress(ConnectionFailedError):  # it has just ended
+                _add_running(answer, await former.ask("GET", "/status"))
+        return answer
 
     def state(self, status: dict[str, Any] | None) -> GatewayState:
         """Everything that is known of it; ``status`` is its own answer."""
@@ -199,8 +213,8 @@ class GatewayProcess:
 
     async def end_streams(self, replica: str) -> None:
         """The drain deadline of ``replica`` has come: what still runs there is ended, or asked elsewhere."""
-        process = self._current
-        if process is not None:
+        present = (self._current,) if self._current is not None else ()
+        for process in (*present, *self._former):
             with contextlib.suppress(ConnectionFailedError):  # it has just died, and its streams with it
                 await process.ask("POST", "/end", {"replica": replica})
 
@@ -235,7 +249,7 @@ class GatewayProcess:
             if old is not None and self._roster and not await self.wait_ready(within=_TAKEOVER):
                 log.warning("the new gateway does not see a replica yet")
             if old is not None:
-                self._retire(old.end())
+                self._retire(self._end_former(old))
             self._again.set()
 
     async def close_listener(self) -> None:
@@ -262,6 +276,13 @@ class GatewayProcess:
                 await self._current.end()
         await asyncio.gather(*self._tasks, *self._retiring)
         self._enter("stopped")
+
+    async def _end_former(self, process: _Process) -> None:
+        self._former.append(process)
+        try:
+            await process.end()
+        finally:
+            self._former.remove(process)
 
     def _retire(self, ending: Coroutine[Any, Any, object]) -> None:
         retiring = asyncio.create_task(ending, name="retiring gateway")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,5 +27,49 @@ def test_no_process_is_put_in_place_of_one_that_is_being_stopped(tmp_path: Path,
         assert here.fileno() < 0
         assert (there.fileno() < 0) is moves
         there.close()
+
+    asyncio.run(scenario())
+
+
+class PretendProcess:
+    """A gateway process with requests on one replica."""
+
+    def __init__(self, running: int) -> None:
+        self.running = running
+        self.may_end = asyncio.Event()
+
+    async def ask(self, method: str, target: str, body: object = None) -> Any:
+        if target == "/end":
+            self.running = 0
+        return {"replicas": [{"name": "replica-0", "in_flight": self.running}]}
+
+    async def end(self) -> None:
+        await self.may_end.wait()
+
+
+def test_what_a_replaced_process_still_has_running_counts_and_is_ended_at_a_deadline(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = GatewayConfig(release="r", served_models=("tri",), admin_socket=tmp_path / "admin")
+        listener = socket.create_server(("127.0.0.1", 0))
+        gateway = GatewayProcess(ReleasePaths(tmp_path), listener, config, on_change=lambda: None)
+        old, new = PretendProcess(3), PretendProcess(1)
+        gateway._current = new  # type: ignore[assignment]
+        ending = asyncio.create_task(gateway._end_former(old))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+
+        async def running() -> int:
+            status = await gateway.status()
+            assert status is not None
+            count: int = status["replicas"][0]["in_flight"]
+            return count
+
+        assert await running() == 4
+        await gateway.end_streams("replica-0")
+        assert (old.running, new.running) == (0, 0)
+        new.running = 1
+        old.may_end.set()
+        await ending
+        assert await running() == 1
+        listener.close()
 
     asyncio.run(scenario())

@@ -155,13 +155,26 @@ def _watch(release: str, seconds: float) -> None:
     help="Lines of each log to begin with.",
 )
 def logs(name: str | None, release: str, follow: bool, count: int) -> None:
-    """Print the logs of a release: all of them, or one."""
+    """Print the logs of a release: all of them, or one.
+
+    On a cluster, engines and gateways log on their nodes' disks; what cannot be read here is named with its place.
+    """
     from tri_serve.errors import FleetError
+    from tri_serve.fleet.detached import find_fleet
     from tri_serve.fleet.log_files import follow as follow_files
     from tri_serve.fleet.log_files import last_lines, log_files
     from tri_serve.fleet.release import release_paths
 
-    files = log_files(release_paths(release), name)
+    paths = release_paths(release)
+    try:
+        found = find_fleet(paths)
+    except FleetError:  # a damaged state says nothing of where parts log
+        found = None
+    files, elsewhere = log_files(paths, name, found.state if found else None)
+    for each, log in elsewhere.items():
+        click.echo(f"{each}: its log is {log}", err=True)
+    if elsewhere and not files:
+        return
     if not files:
         raise FleetError(f"release {release} has no logs yet", hint="tri-serve status shows what runs")
     width = max(map(len, files))

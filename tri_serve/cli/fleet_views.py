@@ -128,8 +128,9 @@ def ray_trouble(ray: RayState, flag: str) -> list[str]:
     if ray.phase == "failed":
         return [f"{why}; it is not tried again: tri-serve up{flag} starts all of it anew"]
     if ray.phase == "waiting" or (ray.phase == "starting" and ray.error):
-        what = "it is started again by itself" if ray.private else "it is tried again until it answers"
-        return [f"{why}; {what}, and engines and gateway with it"]
+        if ray.private:
+            return [f"{why}; it is started again by itself, and engines and gateway with it"]
+        return [f"{why}; it is tried again until it answers; engines and gateways are shown as last heard of"]
     return [f"last failure: {ray.error}"] if ray.error else []
 
 

@@ -36,6 +36,7 @@ WRONG_VALUES = [
     ),
     ("gateway: {port: 22:30}", "gateway.port: found the text '22:30'; takes a whole number"),
     ("gateway: {port: 0100}", "gateway.port: found the text '0100'; takes a whole number"),
+    ("gateway: {host: node}", "gateway.host: node goes with the target ray alone; give an address"),
     ("gateway: {host: example.org}", "gateway.host: found the text 'example.org': not an IP address"),
     (
         "gateway: {timeouts: {head: 30x}}",

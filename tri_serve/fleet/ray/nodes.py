@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from tri_serve.checkpoint.resolve import resolve_source
 from tri_serve.errors import TriServeError
 from tri_serve.fleet.preflight import check_context, check_packages, check_python
 from tri_serve.fleet.prepare import Prepared
+from tri_serve.fleet.ray.fitness import differing_versions, lacking, missing_room
 from tri_serve.fleet.ray.removal import agents_of, is_placed
 from tri_serve.fleet.release import LOG_BYTES
-from tri_serve.fleet.resources import check_disk, replicas_key
+from tri_serve.fleet.resources import check_disk
 from tri_serve.launch.device import detect_device
 from tri_serve.launch.environment import find_environment
 from tri_serve.places import cache_dir, data_dir, state_dir
@@ -87,14 +88,12 @@ def _check_checkpoint(spec: Spec) -> None:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _look(spec_json: str, engines: bool, gateway_address: str | None, gateway: bool) -> dict[str, Any]:
-    return {
-        "version": tri_serve.__version__,
-        "python": platform.python_version(),
-        "ray": ray.__version__,
-        "problems": missing_here(
-            spec_json, engines=engines, gateway_address=gateway_address, gateway=gateway
-        ),
-    }
+    problems = missing_here(spec_json, engines=engines, gateway_address=gateway_address, gateway=gateway)
+    return {"versions": _versions(), "problems": problems}
+
+
+def _versions() -> dict[str, str]:
+    return {"tri-serve": tri_serve.__version__, "Python": platform.python_version(), "Ray": ray.__version__}
 
 
 def check_nodes(
@@ -145,37 +144,7 @@ def _found(answer: Any) -> list[str]:
             ]
         lines = text.strip().splitlines()
         return [f"tri-serve cannot run there: {lines[-1].strip() if lines else type(error).__name__}"]
-    return differing_versions(found) + list(found["problems"])
-
-
-def differing_versions(found: Mapping[str, Any]) -> list[str]:
-    """Versions on a node that are not those of the supervisor's."""
-    ours = {"version": tri_serve.__version__, "python": platform.python_version(), "ray": ray.__version__}
-    names = {"version": "tri-serve", "python": "Python", "ray": "Ray"}
-    return [
-        f"it has {names[key]} {found[key]}, and the supervisor {version}"
-        for key, version in ours.items()
-        if _significant(key, found[key]) != _significant(key, version)
-    ]
-
-
-def _significant(key: str, version: str) -> str:
-    return ".".join(version.split(".")[:2]) if key == "python" else version
-
-
-def missing_room(spec: Spec, nodes: Sequence[Mapping[str, Any]], *, cuda: bool) -> list[str]:
-    """Whether the cluster as a whole is large enough, whoever else uses it now."""
-    wanted, key = spec.fleet.most_replicas, replicas_key(spec)
-    each = spec.engine.tensor_parallel_size if cuda else spec.engine.cpu_threads or 1
-    unit = "GPU" if cuda else "CPU core"
-    room = sum(int(node["gpus" if cuda else "cpus"]) // each for node in nodes)
-    if room >= wanted:
-        return []
-    engines = f"{wanted} engines need" if wanted > 1 else "1 engine needs"
-    hint = f" (--set {key}={room} fits)" if room else ""
-    return [
-        f"{engines} {each} {unit}{'s' * (each != 1)} each on one node, and the cluster has room for {room}{hint}"
-    ]
+    return differing_versions(found["versions"], _versions()) + list(found["problems"])
 
 
 def lacking_room(application: str, needs: Mapping[str, float]) -> str | None:
@@ -183,14 +152,4 @@ def lacking_room(application: str, needs: Mapping[str, float]) -> str | None:
     if any(map(is_placed, agents_of(f"{application}#"))):
         return None
     free = list(ray._private.state.available_resources_per_node().values())  # type: ignore[no-untyped-call]
-    if any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in free):
-        return None
-    words = [_words(name, amount) for name, amount in needs.items()]
-    return f"it waits for a place: {' and '.join(words)}" if words else None
-
-
-def _words(name: str, amount: float) -> str:
-    if name.startswith("node:"):
-        return f"node {name.removeprefix('node:')} is not in the cluster"
-    noun = {"GPU": "free GPU", "CPU": "free CPU core"}.get(name, name)
-    return f"no node has {'a' if amount == 1 else f'{amount:g}'} {noun}{'s' * (amount != 1)}"
+    return lacking(needs, free)

@@ -436,7 +436,7 @@ class RayRuntime:
                 self._on_change()
                 return False
             await asyncio.sleep(delay)
-            self.restarts += 1
+            self.restarts += self.private  # a cluster is tried again and again, and restarts by itself
             try:
                 await self._open()
             except (TriServeError, OSError) as error:

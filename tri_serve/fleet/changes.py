@@ -98,15 +98,18 @@ def spec_changes(
         replicas=(before, after) if before != after else None,
         autoscaling=new_rule if new_rule != old_rule else None,
         fixed=old_rule is not None and new_rule is None,
-        refused=_refused(found),
+        refused=_refused(found, new),
     )
 
 
-def _refused(found: Sequence[Change]) -> str | None:
-    """What stands and falls with the whole fleet: who watches over it, and where."""
-    fixed = [
-        str(change)
-        for change in found
-        if change.key in ("fleet.target", "fleet.supervisor") or change.key.startswith("fleet.ray.")
-    ]
+_STANDING = frozenset({"fleet.target", "fleet.supervisor"})
+"""Who watches over a fleet, and where."""
+_OF_RAYS_PLACES = frozenset({"engine.device", "engine.tensor_parallel_size"})
+"""What Ray has been asked for when it placed a replica: GPUs or none, and how many."""
+
+
+def _refused(found: Sequence[Change], new: Spec) -> str | None:
+    """What stands and falls with the whole fleet."""
+    standing = _STANDING | (_OF_RAYS_PLACES if new.fleet.supervisor == "ray" else frozenset())
+    fixed = [str(change) for change in found if change.key in standing or change.key.startswith("fleet.ray.")]
     return f"only a fleet that starts anew can change {'; '.join(fixed)}" if fixed else None

@@ -163,7 +163,7 @@ class Convergence:
                         await self._rebind_gateway(gateway, config, new)
                     else:
                         await self._replace_gateway(gateway, config, moved)
-        except TriServeError:
+        except (TriServeError, OSError):
             if moved is not None:
                 moved.close()
             await self._take_back(before)

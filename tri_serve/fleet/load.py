@@ -22,12 +22,13 @@ class FleetLoad:
 
     @property
     def waiting_and_running(self) -> int:
-        """Requests that wait or run in the engines, or wait in a gateway.
+        """Requests that wait or run in the engines, or are on their way there.
 
-        An engine that does not report counts with what the gateways have there.
+        An engine that does not report counts with what the gateways have there. They hold no queue of their own:
+        what waits for a connection to an engine is in flight to it.
         """
         names = {entry["name"] for status in self._answered() for entry in status.get("replicas", ())}
-        total = sum(status.get("waiting") or 0 for status in self._answered())
+        total = 0
         for name in names:
             load = self.of_replica(name)
             reported = [load[key] for key in ("running", "waiting") if load.get(key) is not None]

@@ -165,3 +165,12 @@ def test_the_same_bounds_are_no_change() -> None:
     same = spec(fleet={"replicas": BOUNDS})
     assert not spec_changes(same, spec(fleet={"replicas": BOUNDS}))
     assert spec_changes(same, spec(fleet={"replicas": BOUNDS}, gateway={"workers": 2})).autoscaling is None
+
+
+def test_what_ray_has_placed_cannot_ask_for_other_gpus() -> None:
+    two = {"tensor_parallel_size": 2}
+    under_ray = {"supervisor": "ray"}
+    changes = spec_changes(spec(fleet=under_ray), spec(fleet=under_ray, engine=two))
+    assert changes.refused == "only a fleet that starts anew can change engine.tensor_parallel_size: 1 -> 2"
+    plain = {"supervisor": "process"}
+    assert spec_changes(spec(fleet=plain), spec(fleet=plain, engine=two)).refused is None

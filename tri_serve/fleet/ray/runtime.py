@@ -147,8 +147,7 @@ class RayRuntime:
         await self._close()
         self._phase = "stopped"
         if self.private:
-            await asyncio.to_thread(head.discard_temporary_folder, self.paths)
-            head.token_file(self.paths).unlink(missing_ok=True)
+            await asyncio.to_thread(head.discard, self.paths)
 
     @property
     def engine_key(self) -> str:

@@ -18,6 +18,7 @@ from tri_serve.fleet.cluster_record import application_prefix, forget_record, re
 from tri_serve.fleet.control import Progress, as_exception, ask
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.ray import head
+from tri_serve.fleet.ray.client import refused
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import FleetPhase, FleetState, SupervisorState, read_state, write_private
 from tri_serve.process import logs
@@ -247,6 +248,7 @@ def clear_cluster(paths: ReleasePaths, timeout: float | None, progress: Progress
             alarm.cancel()
     if removal.returncode != 0:
         reason = words[-1] if words and removal.returncode > 0 else "Ray there does not answer"
+        reason = refused(words) or reason
         raise FleetError(
             f"release {paths.release} could not be stopped on its cluster: {reason}",
             hint="try again when it answers; if the cluster is no more, tri-serve down --forget",

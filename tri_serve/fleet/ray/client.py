@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,19 @@ from tri_serve.fleet.state import ErrorState
 
 class BridgeLostError(FleetError):
     """Nobody answers for Ray: the bridge is gone, or not there yet. What it has deployed may be well."""
+
+
+def refused(lines: Iterable[str]) -> str | None:
+    """Why a cluster lets nobody in, from what Ray's client has logged; None if it has not refused.
+
+    Ray itself goes on trying for half a minute then, and says only that it failed.
+    """
+    if any("InvalidAuthToken" in line for line in lines):
+        return (
+            "it asks for a token, and there is none here or another one: set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH=FILE as on its nodes"
+        )
+    return None
 
 
 async def ask_bridge(

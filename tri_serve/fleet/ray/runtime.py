@@ -20,7 +20,7 @@ from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.prepare import fleet_gpus
 from tri_serve.fleet.ray import head
-from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge
+from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge, refused
 from tri_serve.fleet.ray.messages import AgentSettings
 from tri_serve.fleet.ray.remote_gateway import RemoteGateway
 from tri_serve.fleet.ray.remote_replica import RemoteReplica
@@ -50,12 +50,15 @@ _POLL = 0.05
 _DEPLOY_POLL = 0.3
 _DEPLOY_SECONDS = 120.0
 """For an agent to run: 2 to 3 s on an idle machine; on a cluster it waits for a free GPU, which is to be said."""
-_PLACED_SECONDS = 3.0
-"""An agent that does not run by then may lack a place; one that has it is there within two."""
+_PLACED_SECONDS = 10.0
+"""An agent that does not run by then may lack a place. One that has it is there within two; a place that another
+has just left takes Ray some seconds to see, more on a busy machine."""
+_ROOM_POLL = 3.0
 _LOOK_SECONDS = 0.5
 _NEWS_WITHIN = 10.0
 """Seconds in which an agent that lives has answered: it does so every 3 s, and Serve looks every 5 s."""
 _CLUSTER_AGAIN = 10.0
+_REFUSAL_LINES = 20
 
 
 class RayRuntime:
@@ -272,7 +275,7 @@ class RayRuntime:
                 reason = await self.ask("room", name=application, needs=self._needs(kind, node))
                 if reason is not None:
                     waits(reason)
-                    await asyncio.sleep(_PLACED_SECONDS)
+                    await asyncio.sleep(_ROOM_POLL)
             if self.private and time.monotonic() - begun > _DEPLOY_SECONDS:
                 words = found["message"] if found else "Serve does not know it"
                 raise FleetError(f"Ray Serve did not start its agent within {_DEPLOY_SECONDS:g} s: {words}")
@@ -388,6 +391,9 @@ class RayRuntime:
             for child in (self._head, self._bridge):
                 if child is not None and child.returncode is not None:
                     raise self._not_started(child)
+            reason = None if self.private else refused(self._bridge.tail(_REFUSAL_LINES))
+            if reason is not None:
+                raise FleetError(f"cannot use the Ray at {self._address}: {reason}")
             limit = _START_SECONDS if self.private else _CLUSTER_SECONDS
             if time.monotonic() - begun > limit:
                 otherwise = "; --supervisor process does without Ray" if self.private else ""

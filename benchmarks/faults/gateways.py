@@ -87,7 +87,8 @@ def judge(
     if losses.others:
         broken += [f"{len(losses.others)} requests failed that no kill had hit", *examples(losses.others)]
     for kill, lost in zip(kills, losses.by_death, strict=True):
-        streams = sum(record.stream for record in lost)
+        # One begun on a connection that is dead already, unheard of, is lost, too, but was not in its hand.
+        streams = sum(record.stream and record.began <= kill.at for record in lost)
         if kill.seen["ports"] is not None and streams > kill.seen["streams_of_victim"]:
             broken.append(
                 f"{kill.victim} had {kill.seen['streams_of_victim']} streams, and {streams} were lost with it"

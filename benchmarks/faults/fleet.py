@@ -64,7 +64,7 @@ class Plan:
                 "port": port,
                 "admin_port": admin_port,
                 "workers": self.workers,
-                "timeouts": {"drain": 10},
+                "timeouts": {"drain": 30},  # an answer of 600 tokens takes 15 s and more on a busy CPU
             },
         }
         if self.supervisor is not None:

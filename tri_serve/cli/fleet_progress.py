@@ -43,10 +43,12 @@ def show_ray(view: Steps, ray: RayState) -> None:
 
 def show_gateway(view: Steps, gateway: GatewayState, url: str) -> None:
     """One gateway."""
+    # Of several, each says its own; until then only the one of this machine is known.
+    known = gateway.url or (url if "@" not in gateway.name else str(gateway.phase))
     if gateway.phase == "running":
-        view.show(gateway.name, gateway.url or url, "done")
+        view.show(gateway.name, known, "done")
     elif gateway.phase == "starting":
-        view.show(gateway.name, gateway.url or url)
+        view.show(gateway.name, known)
     else:
         view.show(gateway.name, gateway.error or gateway.phase, "failed")
 

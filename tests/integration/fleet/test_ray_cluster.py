@@ -91,7 +91,7 @@ class Cluster:
                 | {"XDG_CACHE_HOME": os.environ["TEST_CACHE"], "RAY_enable_worker_prestart": "0"},
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while b"Ray runtime started" not in (said := Path(log.name).read_bytes()):
             assert time.monotonic() < deadline, said.decode()
             time.sleep(0.1)

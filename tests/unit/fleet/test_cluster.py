@@ -12,6 +12,7 @@ from tri_serve.errors import FleetError, SpecError, UsageError
 from tri_serve.fleet.cluster_record import application_prefix, forget_record, keep_record, read_record
 from tri_serve.fleet.keys import check_exposure
 from tri_serve.fleet.preflight import preflight_for_cluster
+from tri_serve.fleet.ray.client import refused
 from tri_serve.fleet.ray.cluster import chosen_nodes
 from tri_serve.fleet.ray.fitness import differing_versions, lacking, missing_room
 from tri_serve.fleet.release import ReleasePaths
@@ -128,3 +129,9 @@ def test_nothing_of_the_nodes_is_looked_for_here(tmp_path: Path) -> None:
     closed = spec().model_copy(update={"gateway": GatewaySpec(host="node", keys_file=str(tmp_path / "none"))})
     with pytest.raises(SpecError, match="does not exist"):
         preflight_for_cluster(closed, environment_hashes={}, state=tmp_path)
+
+
+def test_a_refused_token_is_told_from_everything_else_that_ray_logs() -> None:
+    log = ["Failed to get cluster ID from GCS server: Unauthenticated: RPC error: InvalidAuthToken: ..."]
+    assert "RAY_AUTH_TOKEN_PATH" in str(refused(log))
+    assert refused(["Failed to get cluster ID from GCS server: RpcError: Method not found!"]) is None

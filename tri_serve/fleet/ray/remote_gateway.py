@@ -118,6 +118,8 @@ class RemoteGateway:
 
     async def status(self) -> dict[str, Any] | None:
         """What the gateway process says of itself; None if it does not answer."""
+        if self.phase != "running":  # Serve would keep the question for an agent that is not there
+            return None
         try:
             answer = await asyncio.wait_for(self._runtime.call(self.name, "status"), _STATUS_SECONDS)
         except (FleetError, TimeoutError):

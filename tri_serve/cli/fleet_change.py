@@ -170,7 +170,6 @@ def _earlier(paths: ReleasePaths, state: FleetState) -> dict[str, float]:
 def _revive(paths: ReleasePaths, state: FleetState) -> bool:
     """Start again what died so often that it was given up; False if nothing had been."""
     given_up = [replica.name for replica in state.replicas if replica.phase is ReplicaPhase.FAILED]
-    given_up += [gateway.name for gateway in state.gateways if gateway.phase == "failed"]
     for name in given_up:
         click.echo(f"→ start {name} again, which was given up")
         with goes_on("the start", views.release_flag(paths.release)), steps() as view:

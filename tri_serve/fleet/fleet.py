@@ -150,7 +150,7 @@ class Fleet:
 
         def settled() -> bool:
             failed = any(r.phase in (ReplicaPhase.WAITING, ReplicaPhase.FAILED) for r in self.replicas)
-            failed = failed or any(gateway.phase in ("waiting", "failed") for gateway in self.gateways)
+            failed = failed or any(gateway.phase == "waiting" for gateway in self.gateways)
             running = all(gateway.phase == "running" for gateway in self.gateways)
             return failed or (running and all(r.ready for r in self.replicas))
 

@@ -36,7 +36,7 @@ _SECRETS = frozenset({"TRI_SERVE_API_KEYS", "TRI_SERVE_API_KEY", "VLLM_API_KEY",
 _TAKEOVER = 10.0
 """Seconds in which a new gateway finds its engines before the old one stops taking connections."""
 
-Phase = Literal["starting", "running", "waiting", "failed", "stopped"]
+Phase = Literal["starting", "running", "waiting", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class GatewayProcess:
         self._paths = paths
         self._on_change = on_change
         # Clients wait meanwhile: the first restart comes at once, and no number of deaths is a reason to give up.
-        self._backoff = backoff or RestartBackoff(first=0.05, longest=5.0, steady=10.0, limit=sys.maxsize)
+        self._backoff = backoff or RestartBackoff(first=0.05, longest=5.0, steady=10.0, limit=None)
         self._generation = 0
         self._current: _Process | None = None
         self._former: list[_Process] = []
@@ -379,7 +379,7 @@ class GatewayProcess:
                 self.error, up = ResourceError(f"the gateway: {error.strerror or error}"), 0.0
             log.warning("%s", self.error)
             delay = self._backoff.failed(up)
-            self._enter("waiting" if delay is not None else "failed")
+            self._enter("waiting")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._again.wait(), delay)
             self.restarts += 1

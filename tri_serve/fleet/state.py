@@ -140,7 +140,7 @@ class GatewayState(StateModel):
 
     name: str = "gateway"
     """``gateway`` where there is one; ``gateway@NODE`` on a cluster."""
-    phase: Literal["starting", "running", "waiting", "failed", "stopped"]
+    phase: Literal["starting", "running", "waiting", "stopped"]
     since: float
     node: str = ""
     url: str | None = None

@@ -65,15 +65,32 @@ def test_up_starts_again_what_had_been_given_up(release: Any, wait: Wait) -> Non
     release.up()
 
     def given_up() -> bool:
-        gateway = release.state()["gateways"][0]
-        if gateway["pid"] is not None:
+        replica = release.replica()
+        if replica["pid"] is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(gateway["pid"], signal.SIGKILL)
-        return bool(gateway["phase"] == "failed")
+                os.kill(replica["pid"], signal.SIGKILL)
+        return bool(replica["phase"] == "failed")
 
-    wait(given_up, 30)
+    wait(given_up, 40)
     assert "tri runs again" in release.up().stdout
     assert release.ask().status_code == 200
+
+
+def test_a_gateway_is_never_given_up_since_clients_wait_at_its_socket(release: Any, wait: Wait) -> None:
+    release.up()
+    killed: set[int] = set()
+
+    def killed_often() -> bool:
+        pid = release.state()["gateways"][0]["pid"]
+        if pid is not None and pid not in killed:
+            killed.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(killed) == 6
+
+    wait(killed_often, 40)
+    assert release.ask().status_code == 200
+    assert wait(lambda: release.state()["gateways"][0]["restarts"]) >= 5
 
 
 def test_a_killed_supervisor_leaves_nothing(release: Any) -> None:

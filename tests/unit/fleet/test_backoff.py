@@ -29,3 +29,10 @@ def test_asking_for_a_restart_clears_the_record() -> None:
     backoff.failed(0.0)
     backoff.reset()
     assert backoff.failed(0.0) == 1.0
+
+
+def test_without_a_limit_nothing_is_given_up_and_delays_stay_bounded() -> None:
+    backoff = RestartBackoff(limit=None, first=0.05, longest=5.0)
+    delays = [backoff.failed(0.0) for _ in range(2_000)]
+    assert delays[0] == 0.05
+    assert delays[-1] == 5.0

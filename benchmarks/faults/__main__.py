@@ -16,6 +16,7 @@ import click
 
 from .fleet import FaultsError, Plan
 from .run import SCENARIOS, WORKERS, run
+from .traffic import LONGEST_PAUSE
 
 
 def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -42,6 +43,12 @@ def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
 )
 @click.option("--engine", type=click.Choice(["vllm", "mock"]), default="vllm", show_default=True)
 @click.option("--supervisor", type=click.Choice(["ray", "process"]), help="Default: the product's.")
+@click.option(
+    "--pause",
+    default=LONGEST_PAUSE,
+    show_default=True,
+    help="Seconds that a client rests between two requests, at most.",
+)
 @click.option("--replicas", default=2, show_default=True, type=click.IntRange(1))
 @click.option(
     "--folder",
@@ -62,6 +69,7 @@ def main(
     calm: float | None,
     engine: str,
     supervisor: str | None,
+    pause: float,
     replicas: int,
     folder: Path | None,
     output: Path | None,
@@ -69,7 +77,9 @@ def main(
     """Break a fleet on purpose. Exit code 1 if a promise was broken, 2 if there was nothing to measure."""
     signal.signal(signal.SIGTERM, _as_interrupt)
     names = list(SCENARIOS) if scenario == "all" else [scenario]
-    plan = Plan(engine="mock" if engine == "mock" else "vllm", supervisor=supervisor, replicas=replicas)
+    plan = Plan(
+        engine="mock" if engine == "mock" else "vllm", supervisor=supervisor, replicas=replicas, pause=pause
+    )
     results: list[dict[str, Any]] = []
     with ExitStack() as stack:
         if folder is None:

@@ -23,7 +23,7 @@ async def both_serve(
     status = await fleet.whole(60.0)
     ports = {replica["name"]: replica["port"] for replica in status["replicas"]}
     before = await asyncio.to_thread(_counters, ports)
-    load = Load(fleet.url, fleet.plan.engine, clients, seed)
+    load = Load(fleet.url, fleet.plan.engine, clients, seed, pause=fleet.plan.pause)
     async with load:
         await asyncio.sleep(min(_LOAD_SECONDS, 2.0 * rounds))
     after = await asyncio.to_thread(_counters, ports)

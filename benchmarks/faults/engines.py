@@ -29,7 +29,7 @@ async def engines(
     """SIGKILLs of API servers and cores under load."""
     replicas = fleet.plan.replicas
     rest = product_calm(rounds, replicas) if calm is None else calm
-    load = Load(fleet.url, fleet.plan.engine, clients, seed)
+    load = Load(fleet.url, fleet.plan.engine, clients, seed, pause=fleet.plan.pause)
     async with load:
         kills, broken = await kill_in_turn(
             fleet,

@@ -25,6 +25,7 @@ from tri_serve.process.ports import free_port
 from tri_serve.process.strays import MARKER, ProcessIdentity, command_of, find_strays, identify
 
 from .prompts import EngineKind
+from .traffic import LONGEST_PAUSE
 
 _MOCK = Path(__file__).with_name("mock_vllm.py")
 _UP_SECONDS = 900.0
@@ -54,6 +55,8 @@ class Plan:
     workers: int = 1
     mock_start_seconds: float = 1.0
     preset: str = "tri-tiny-awq"
+    pause: float = LONGEST_PAUSE
+    """Seconds that a client rests between requests, at most: on a CPU, engines that start need what clients leave."""
 
     def document(self, port: int, admin_port: int) -> dict[str, Any]:
         """tri-serve.yaml."""

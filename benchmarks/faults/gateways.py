@@ -54,7 +54,7 @@ async def _kill_gateways(
     all_lost: bool,
 ) -> Result:
     host, port = address(fleet.url)
-    load = Load(fleet.url, fleet.plan.engine, clients, seed, streams=_STREAMS)
+    load = Load(fleet.url, fleet.plan.engine, clients, seed, streams=_STREAMS, pause=fleet.plan.pause)
 
     def look(pid: int) -> dict[str, Any]:
         streaming = load.streaming_ports()

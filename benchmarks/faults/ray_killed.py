@@ -57,7 +57,7 @@ async def ray(
     """SIGKILLs of raylet and gcs_server in turn. Raises FaultsError if the fleet has no Ray of its own."""
     draw = random.Random(seed)
     host, port = address(fleet.url)
-    load = Load(fleet.url, fleet.plan.engine, clients, seed)
+    load = Load(fleet.url, fleet.plan.engine, clients, seed, pause=fleet.plan.pause)
     deaths: list[Death] = []
     broken: list[str] = []
     async with Connector(host, port) as connector, load:

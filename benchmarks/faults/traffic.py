@@ -17,7 +17,8 @@ from .streams import Answer, Outcome, classify
 
 SILENCE_SECONDS = 180.0
 """A client that hears nothing for this long gives up: beyond the gateway's own bounds."""
-_LONGEST_PAUSE = 0.3
+LONGEST_PAUSE = 0.3
+"""Seconds between a client's requests, at most."""
 # A client that is refused comes back after this, as a client library does: without it, it would spin.
 _BACK_OFF = 0.2
 
@@ -91,7 +92,7 @@ class Client:
     """One client: a request, its answer, a short pause, the next request."""
 
     def __init__(
-        self, number: int, host: str, port: int, asks: Asks, *, keep_alive: bool, silence: float
+        self, number: int, host: str, port: int, asks: Asks, *, keep_alive: bool, silence: float, pause: float
     ) -> None:
         self.under_way = UnderWay()
         self._number = number
@@ -100,6 +101,7 @@ class Client:
         self._asks = asks
         self._keep_alive = keep_alive
         self._silence = silence
+        self._pause = pause
         self._random = random.Random(number)
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._opened = 0.0
@@ -112,7 +114,7 @@ class Client:
                 records.append(record)
                 self.under_way = UnderWay()
                 refused = record.outcome in (Outcome.STATUS, Outcome.REFUSED, Outcome.LOST)
-                pause = _BACK_OFF if refused else self._random.random() * _LONGEST_PAUSE
+                pause = _BACK_OFF if refused else self._random.random() * self._pause
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), pause)
         finally:
@@ -199,6 +201,7 @@ class Load:
         *,
         streams: float = 0.5,
         silence: float = SILENCE_SECONDS,
+        pause: float = LONGEST_PAUSE,
     ) -> None:
         host, port = address(url)
         self.records: list[Record] = []
@@ -212,6 +215,7 @@ class Load:
                 Asks(engine, seed * 1_000 + number, streams=streams),
                 keep_alive=number % 2 == 0,
                 silence=silence,
+                pause=pause,
             )
             for number in range(clients)
         ]

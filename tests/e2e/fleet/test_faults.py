@@ -25,7 +25,7 @@ def fleet(
     folder = tmp_path_factory.mktemp(f"faults-{request.param}")
     made = Fleet(
         folder,
-        Plan(engine="vllm", supervisor=request.param, workers=2),
+        Plan(engine="vllm", supervisor=request.param, workers=2, pause=4.0),
         environ={"XDG_CACHE_HOME": str(folder / "cache")},
     )
     with made:

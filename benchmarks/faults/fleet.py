@@ -56,7 +56,7 @@ class Plan:
     mock_start_seconds: float = 1.0
     preset: str = "tri-tiny-awq"
     pause: float = LONGEST_PAUSE
-    """Seconds that a client rests between requests, at most: on a CPU, engines that start need what clients leave."""
+    """Seconds that a client rests between requests, at most. On a CPU, engines start with what clients leave."""
 
     def document(self, port: int, admin_port: int) -> dict[str, Any]:
         """tri-serve.yaml."""

@@ -23,7 +23,7 @@ from .conftest import Gateway, Mock, chat, events_of, spawn_gateway, wait_until
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or while it was read
         return False
 
 
@@ -116,8 +116,10 @@ def connect_while(address: tuple[str, int], during: Callable[[], None], clients:
 
     with ThreadPoolExecutor(clients) as threads:
         running = [threads.submit(client) for _ in range(clients)]
-        during()
-        over.set()
+        try:
+            during()
+        finally:
+            over.set()
         return sum((future.result() for future in running), Counter())
 
 

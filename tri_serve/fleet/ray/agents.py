@@ -45,6 +45,8 @@ from tri_serve.process.ports import bind_listener
 log = logging.getLogger("tri_serve.fleet")
 
 _ROTATE_SECONDS = 10.0
+_ROSTER_SECONDS = 5.0
+"""A new gateway agent waits so long for the supervisor, which may be gone, to say who is in the fleet."""
 
 
 def agent_paths(settings: AgentSettings, node: str) -> ReleasePaths:
@@ -171,7 +173,8 @@ class GatewayAgent(Agent):
     def __init__(self, settings: str, order: str) -> None:
         super().__init__(AgentSettings.model_validate_json(settings))
         self._order = GatewayOrder.model_validate_json(order)
-        self._roster: tuple[ReplicaAddress, ...] = ()
+        self._roster: tuple[ReplicaAddress, ...] | None = None
+        self._told = asyncio.Event()
         host = self._host(self._order)
         url_host = f"[{host}]" if ":" in host else host
         self._gateway = GatewayProcess(
@@ -183,8 +186,15 @@ class GatewayAgent(Agent):
             node=self.node,
             url=f"http://{url_host}:{self._order.port}" if self.settings.listener_socket is None else None,
         )
-        self._gateway.begin()
+        self._beginning = asyncio.get_running_loop().create_task(self._begin())
         self._owns = True
+
+    async def _begin(self) -> None:
+        """Begin when the roster is known: a gateway that knows nobody yet would refuse those who have waited."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._told.wait(), _ROSTER_SECONDS)
+        if self._owns:
+            self._gateway.begin()
 
     def _host(self, order: GatewayOrder) -> str:
         return self.node if order.host in ("node", "0.0.0.0", "::") else order.host  # noqa: S104 -- compared
@@ -202,7 +212,7 @@ class GatewayAgent(Agent):
             version=self.version,
             instance=self.instance,
             digest=digest(self._order),
-            roster_digest=roster_digest(self._roster),
+            roster_digest="" if self._roster is None else roster_digest(self._roster),
             state=self._gateway.state(None),
             error=ErrorState.of(error) if error else None,
         ).model_dump(mode="json")
@@ -215,6 +225,7 @@ class GatewayAgent(Agent):
         """Who may be sent requests; returns when the gateway process knows, or after ``within`` seconds."""
         self._roster = tuple(ReplicaAddress.model_validate(each) for each in roster)
         self._gateway.set_roster(self._roster)
+        self._told.set()
         await self._gateway.roster_told(within=within)
 
     async def end_streams(self, replica: str) -> None:

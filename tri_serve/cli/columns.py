@@ -77,14 +77,20 @@ def rate(number: float | None) -> str:
     return compact(number) if number is None or number < 9.95 or number >= 99_999.5 else f"{number:.0f}"
 
 
-def age(seconds: float) -> str:
-    """``12s``, ``3m05s``, ``2h07m``, ``4d01h``."""
+def largest_units(seconds: float) -> tuple[tuple[int, str], ...]:
+    """A time in its two largest units, ``d``, ``h``, ``min`` or ``s``; under a minute in seconds alone."""
     whole = max(0, int(seconds))
     for unit, size, below, below_size in (
         ("d", 86_400, "h", 3_600),
-        ("h", 3_600, "m", 60),
-        ("m", 60, "s", 1),
+        ("h", 3_600, "min", 60),
+        ("min", 60, "s", 1),
     ):
         if whole >= size:
-            return f"{whole // size}{unit}{whole % size // below_size:02}{below}"
-    return f"{whole}s"
+            return (whole // size, unit), (whole % size // below_size, below)
+    return ((whole, "s"),)
+
+
+def age(seconds: float) -> str:
+    """``12s``, ``3m05s``, ``2h07m``, ``4d01h``."""
+    (count, unit), *below = largest_units(seconds)
+    return f"{count}{unit[0]}" + "".join(f"{count:02}{unit[0]}" for count, unit in below)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tri_serve.cli.columns import largest_units
 from tri_serve.cli.options import DEFAULT_RELEASE
 from tri_serve.cli.output import print_table
 
@@ -21,15 +22,7 @@ QUESTION = "자기소개를 해 주세요."
 
 def duration(seconds: float) -> str:
     """``12 s``, ``3 min 5 s``, ``2 h 7 min``, ``4 d 1 h``."""
-    whole = max(0, int(seconds))
-    for unit, size, below, below_size in (
-        ("d", 86_400, "h", 3_600),
-        ("h", 3_600, "min", 60),
-        ("min", 60, "s", 1),
-    ):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // below_size} {below}"
-    return f"{whole} s"
+    return " ".join(f"{count} {unit}" for count, unit in largest_units(seconds))
 
 
 def release_flag(release: str) -> str:

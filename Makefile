@@ -56,7 +56,7 @@ e2e: install
 
 # Quick checks first: a mistake should show in a minute, not after the engines have started.
 test: check
-	$(BIN)/pytest tests/unit tests/integration tests/e2e
+	$(BIN)/pytest tests/unit tests/integration tests/e2e --durations 40 --durations-min 5
 
 bench: install
 	$(BIN)/python -m benchmarks.gateway

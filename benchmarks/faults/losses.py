@@ -12,8 +12,6 @@ from .traffic import Record
 
 # The end of a connection is seen by its client a little after the kill, never before.
 _CLOCK = 0.05
-# A request may begin on a connection of a process that is just dying.
-_DYING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class Losses:
     by_death: tuple[tuple[Record, ...], ...]
     """For each kill what was lost with its victim."""
     others: tuple[Record, ...]
-    """What nothing explains: on a connection of a process that lived, or begun after the kill."""
+    """What nothing explains: on a connection of a process that lived, or opened after the kill."""
 
 
 def sort_losses(records: Sequence[Record], deaths: Sequence[Death]) -> Losses:
@@ -58,8 +56,9 @@ def sort_losses(records: Sequence[Record], deaths: Sequence[Death]) -> Losses:
 def _hit(record: Record, death: Death) -> bool:
     if record.opened is None or record.opened > death.at:  # a new connection may wait, and is not lost
         return False
-    if record.began > death.at + _DYING or death.at > record.ended + _CLOCK:
+    if death.at > record.ended + _CLOCK:
         return False
+    # However late a request begins: a client hears of its kept connection's end when it writes to it.
     # A connection accepted between the look and the kill is in nobody's list.
     return death.ports is None or record.local_port in death.ports or record.opened >= death.looked
 

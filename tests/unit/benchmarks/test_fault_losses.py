@@ -40,8 +40,9 @@ def test_a_connection_opened_after_the_kill_is_not_explained():
     assert _lost(_record(opened=10.002, began=10.002, outcome=Outcome.STATUS), OF_ALL) == (0, 1)
 
 
-def test_a_request_on_an_old_connection_just_after_the_kill_is_lost_with_it():
-    assert _lost(_record(began=10.003, ended=10.01, outcome=Outcome.LOST)) == (1, 0)
+@pytest.mark.parametrize("rest", [0.003, 4.0])
+def test_a_request_on_an_old_connection_after_the_kill_is_lost_with_it(rest):
+    assert _lost(_record(began=10.0 + rest, ended=10.01 + rest, outcome=Outcome.LOST)) == (1, 0)
 
 
 def test_a_connection_accepted_between_the_look_and_the_kill_may_be_the_victims():

@@ -207,10 +207,11 @@ def preflight(
 ) -> Preflight:
     """Check everything; raises one error that names all that was found wrong.
 
-        ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs
-        another socket, ``new_engines`` how many engines come on top of those that run (None: the fleet is new, and
-        so is its Ray), and ``replaced`` which of those get a successor. A fleet that may grow is checked as large
-    XX"""
+    ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs another
+    socket, ``new_engines`` how many engines come on top of those that run (None: the fleet is new, and so is its
+    Ray), and ``replaced`` which of those get a successor. A fleet that may grow is checked as large as it may come
+    to be.
+    """
     problems = _Problems()
     keys = 0
     install = False

@@ -1,0 +1,94 @@
+"""What a plan is made from: the model as it lies in its files, and the device that it is to run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tri_serve.checkpoint.architecture import Architecture
+from tri_serve.checkpoint.layout import Kind
+from tri_serve.checkpoint.quantization import QuantizationFacts
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """One tensor of a checkpoint."""
+
+    kind: Kind
+    dtype: str
+    """As safetensors names it: BF16, I32, U8, …"""
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is to be served."""
+
+    architecture: Architecture
+    quantization: QuantizationFacts
+    tensors: Mapping[str, TensorFacts]
+    """Every tensor that an engine loads, by name."""
+    origin: str
+    """For people: ``checkpoint /path``, or ``from preset tri-21b-awq`` where there is no checkpoint yet."""
+    from_checkpoint: bool
+    remote_code: bool = False
+    """Whether config.json wants Python code of the checkpoint to be run."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know of these facts, such as that a model card disagrees with them."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors, as they lie in the files."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One entry of the catalogue, gpus.yaml: a kind of device."""
+
+    name: str
+    """How the command line names it: ``l4``, ``a100-40``, ``cpu``."""
+    title: str
+    """For people: ``NVIDIA L4 24 GB``."""
+    memory: int
+    """Bytes that a program can have on an idle device: what the driver reports as total."""
+    bandwidth: float
+    """Bytes a second between the device's memory and its cores."""
+    flops: float
+    """Dense bf16 floating-point operations a second, without sparsity."""
+    compute_capability: tuple[int, int] | None
+    """As (8, 9); none for the CPU."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each figure comes from, by the figure's name."""
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.compute_capability is None
+
+
+@dataclass(frozen=True)
+class PlanDevice:
+    """The devices that one engine would have: so many GPUs of one kind."""
+
+    gpu: Gpu
+    count: int = 1
+    """How many of them there are; an engine takes ``engine.tensor_parallel_size``."""
+    total: int | None = None
+    """Bytes of one, as its driver says; none: the catalogue's."""
+    free: int | None = None
+    """Bytes that nobody uses now, on the fullest of them; none: not looked at, all of it."""
+    driver_cuda: tuple[int, int] | None = None
+    """The newest CUDA that the driver takes, as (13, 0); none: not looked at."""
+    driver: str | None = None
+    """The driver's own version; none: not looked at."""
+    seen: Literal["catalogue", "this machine"] = "catalogue"
+
+    @property
+    def total_bytes(self) -> int:
+        return self.gpu.memory if self.total is None else self.total
+
+    @property
+    def free_bytes(self) -> int:
+        return self.total_bytes if self.free is None else self.free

@@ -1,0 +1,194 @@
+"""What a plan says, typed: the same models make the screen, the JSON, its published schema and the HTML page."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class PlanModel(BaseModel):
+    """Frozen, and strict about what it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Term(PlanModel):
+    """One part of a GPU's memory."""
+
+    name: str
+    """``weights``, ``activations``, ``CUDA graphs``, …"""
+    nbytes: int
+    """Bytes on each GPU."""
+    formula: str
+    """How it was computed, with the numbers put in."""
+    source: str
+    """Where the formula is from: the engine's source and version, arithmetic on tensors, or a measurement."""
+
+
+class MemoryPlan(PlanModel):
+    """What lies in the memory of each GPU of one engine."""
+
+    total: int
+    """Bytes of the device."""
+    free: int
+    """Bytes of it that nobody used when it was looked at."""
+    requested: int
+    """Bytes that the engine takes for itself in all: its share of ``total``."""
+    terms: tuple[Term, ...]
+    """What lies in ``requested``, the KV cache last: they add up to it unless the plan does not fit."""
+    kv_bytes: int
+    """Bytes for the KV cache; negative by what is missing if not even the weights fit."""
+    kv_dtype: str
+    """bfloat16 or fp8."""
+    kv_bytes_per_token: int
+    """Bytes of KV cache that one token takes on each GPU."""
+    block_tokens: int
+    """Tokens of one block."""
+    blocks: int
+    """Blocks of the KV cache, as the engine would count them."""
+    kv_tokens: int
+    """Tokens that the KV cache holds: what the engine prints."""
+    max_model_len: int
+    """Tokens of the longest sequence that is allowed."""
+    full_length_sequences: float
+    """Sequences of ``max_model_len`` tokens that the KV cache holds at once."""
+    max_num_seqs: int
+    """Recommended for the engine's option of that name."""
+    max_num_batched_tokens: int
+    """Recommended for the engine's option of that name."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether one sequence of full length can run."""
+        return self.full_length_sequences >= 1
+
+
+class Range(PlanModel):
+    """A prediction: never one number."""
+
+    low: float
+    likely: float
+    high: float
+
+
+class DecodePoint(PlanModel):
+    """Generation with so many sequences at once, each with so many tokens behind it."""
+
+    batch: int
+    context: int
+    tpot: Range
+    """Seconds from one token of a sequence to its next; ``low`` is the fastest."""
+    rate: Range
+    """Tokens a second of all sequences together."""
+    bound: Literal["memory", "compute"]
+    """What the device would be waiting for."""
+    fits: bool
+    """Whether the KV cache holds so many such sequences."""
+
+
+class PrefillPoint(PlanModel):
+    """Reading a prompt of so many tokens, on an engine that has nothing else to do."""
+
+    tokens: int
+    ttft: Range
+    """Seconds until the first token."""
+    rate: Range
+    """Prompt tokens a second."""
+
+
+class SpeedPlan(PlanModel):
+    """How fast one engine should be."""
+
+    evidence: Literal["calibrated", "prior"]
+    """Whether the attained shares were fitted to measurements of such a device, engine version and quantization."""
+    evidence_detail: str
+    """Which measurements, or which prior."""
+    decode: tuple[DecodePoint, ...]
+    prefill: tuple[PrefillPoint, ...]
+    largest_batch_for_slo: int | None = None
+    """Sequences at once up to which the TPOT of the SLO is likely kept; none: no SLO was given, or 0 keep it."""
+
+
+class DemandPlan(PlanModel):
+    """What a stated load takes."""
+
+    request_rate: float
+    """Requests a second."""
+    input_len: int
+    output_len: int
+    replicas: Range
+    """Engines; ``low`` if all goes as fast as it may, ``high`` for a promise."""
+    limited_by: str
+    """What sets the number: prefill, decode, KV cache, or the SLO."""
+    cost_per_million_output_tokens: Range | None = None
+    """At the price given, at the load stated."""
+    cost_per_million_tokens: Range | None = None
+    """As above, of prompt and output tokens together."""
+
+
+class Finding(PlanModel):
+    """One thing that a rule found."""
+
+    rule: str
+    """The rule's name, as docs/reference/rules.md lists it: ``group-size-tensor-parallel``."""
+    severity: Literal["refusal", "warning", "note"]
+    message: str
+    """What, with the numbers."""
+    source: str
+    """Where the rule is from."""
+    change: dict[str, str] = {}
+    """Keys of the spec and the values nearest to what was asked for that work; empty: none does."""
+    advice: str = ""
+    """What to do where no key of the spec says it."""
+
+
+class ModelSummary(PlanModel):
+    """The model, for people and programs."""
+
+    origin: str
+    architecture: str
+    parameters: int
+    layers: int
+    quantization: str
+    weight_bytes: int
+    context: int
+    remarks: tuple[str, ...] = ()
+
+
+class DeviceSummary(PlanModel):
+    """The device, for people and programs."""
+
+    name: str
+    title: str
+    count: int
+    """GPUs of one engine: its tensor-parallel size."""
+    total: int
+    free: int
+    bandwidth: float
+    flops: float
+    compute_capability: str | None
+    seen: str
+
+
+class Plan(PlanModel):
+    """The whole answer."""
+
+    model: ModelSummary
+    device: DeviceSummary
+    engine: str
+    """Make and version: ``vllm 0.32.0``."""
+    kernel: str
+    """The kernel that is expected to multiply by the quantised weights: ``Marlin``."""
+    findings: tuple[Finding, ...]
+    memory: MemoryPlan | None
+    """None where a refusal leaves nothing to compute."""
+    speed: SpeedPlan | None
+    demand: DemandPlan | None = None
+    command: str | None = None
+    """The launch config as one shell command; none if refused."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether it cannot work as asked."""
+        return any(finding.severity == "refusal" for finding in self.findings)

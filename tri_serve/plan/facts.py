@@ -60,6 +60,8 @@ class Gpu:
     """Dense bf16 floating-point operations a second, without sparsity."""
     compute_capability: tuple[int, int] | None
     """As (8, 9); none for the CPU."""
+    link: float | None = None
+    """Bytes a second to another device of the same machine, in each direction; none: not known."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each figure comes from, by the figure's name."""
 

@@ -88,9 +88,10 @@ def presets(output: str) -> None:
     if output == "table":
         print_table(["PRESET", "WHAT IT IS"], [[preset.name, preset.summary] for preset in found])
         for note in dict.fromkeys(note for preset in found for note in preset.notes):
-            names = " and ".join(preset.name for preset in found if note in preset.notes)
+            *names, last = (preset.name for preset in found if note in preset.notes)
+            whose = f"{', '.join(names)} and {last}" if names else last
             click.echo()
-            click.echo(click.wrap_text(f"{names}: {note}", 78, subsequent_indent="  "))
+            click.echo(click.wrap_text(f"{whose}: {note}", 78, subsequent_indent="  "))
         return
     fields = [
         {

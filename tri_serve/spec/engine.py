@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tri_serve.spec.fields import Seconds, SecondsOrZero, SpecModel, TokenCount, about_key
 
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Quantization = Literal["auto", "none", "awq", "gptq", "compressed-tensors"]
+Quantization = Literal["auto", "none", "awq", "gptq", "compressed-tensors", "bitsandbytes"]
 
 
 class ModelSpec(SpecModel):

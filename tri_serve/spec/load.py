@@ -24,7 +24,21 @@ from tri_serve.spec.problems import (
     structure_problems,
     validation_problems,
 )
-from tri_serve.spec.tree import Node, Scalar, Section, find, is_null, leaves, merge, plain, without_nulls
+from tri_serve.spec.tree import (
+    Node,
+    Scalar,
+    Section,
+    find,
+    is_null,
+    leaves,
+    merge,
+    nest,
+    plain,
+    without_nulls,
+)
+
+PRESET_SOURCE = "preset:"
+"""What ``model.source`` begins with where ``without_source`` let the preset stand in for a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,12 @@ class LoadedSpec:
     preset: str | None
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    base: Preset | None = None
+
+    @property
+    def has_source(self) -> bool:
+        """Whether ``model.source`` was given: false only for a spec loaded ``without_source``."""
+        return not self.spec.model.source.startswith(PRESET_SOURCE)
 
 
 @dataclass
@@ -63,12 +83,18 @@ def load_spec(
     environ: Mapping[str, str],
     sets: Sequence[str] = (),
     set_strings: Sequence[str] = (),
+    *,
+    gpu: str | None = None,
+    without_source: bool = False,
 ) -> LoadedSpec:
-    """Merge preset < files in order < TRI_SERVE_* < --set < --set-string, and check the result.
+    """Merge preset < its overlay for ``gpu`` < files in order < TRI_SERVE_* < --set < --set-string, and check it.
 
     The base is ``preset``; if that is None the ``preset:`` of the last file that names one; with files that
     name none, nothing but the models' defaults; without files, tri-tiny-awq. A null resets a key to the
-    models' default. Raises SpecError with every mistake, one line each.
+    models' default. ``gpu`` is a name of the catalogue; most presets say nothing of most GPUs.
+    ``without_source``: where the preset leaves model.source to its user, but knows the architecture, it stands in
+    for the checkpoint itself, as ``preset:NAME``, which can be planned and not served.
+    Raises SpecError with every mistake, one line each.
     """
     reading = _Reading()
     for path in files:
@@ -81,13 +107,15 @@ def load_spec(
     if reading.preset is not None:
         name, origin = reading.preset
         base = load_preset(name, origin=origin if origin.kind == "file" else None)
-        reading.layers.insert(0, base.layer)
+        reading.layers[:0] = [base.layer, *([base.gpus[gpu]] if gpu in base.gpus else [])]
     for layer in (*variables_layer(environ), *sets_layer(sets, set_strings)):
         reading.add(layer)
     merged = Section({}, DEFAULT)
     for layer in reading.layers:
         merged = merge(merged, layer)
     merged = absolute_paths(without_nulls(merged))
+    if without_source and base is not None and base.config is not None:
+        merged = _with_source(merged, base)
     spec = _validate(merged, reading.problems, base)
     return LoadedSpec(
         spec=spec,
@@ -95,7 +123,17 @@ def load_spec(
         preset=base.name if base else None,
         files=tuple(files),
         notes=base.notes if base else (),
+        base=base,
     )
+
+
+def _with_source(merged: Section, base: Preset) -> Section:
+    """The tree, the preset itself for model.source if nobody gave one."""
+    source = ("model", "source")
+    if find(merged, source) is not None:
+        return merged
+    name = f"{PRESET_SOURCE}{base.name}"
+    return merge(merged, nest(source, Scalar(name, name, DEFAULT, quoted=True), DEFAULT))
 
 
 def _read_file(path: Path, reading: _Reading) -> None:

@@ -14,7 +14,7 @@ from tri_serve.errors import SpecError, UsageError
 from tri_serve.spec.document import DocumentReader
 from tri_serve.spec.keys import VARIABLE_PREFIX, VARIABLE_SEPARATOR, catalogue
 from tri_serve.spec.origin import Origin
-from tri_serve.spec.tree import Node, Scalar, Section, nest
+from tri_serve.spec.tree import Node, Scalar, Section, nest, replaced_origin
 
 
 def variables_layer(environ: Mapping[str, str]) -> Iterator[Section]:
@@ -79,12 +79,3 @@ def _parse(text: str, path: tuple[str, ...], origin: Origin) -> Node:
         _, where, words = reader.mistakes[0]
         raise SpecError(f"{place}: {where}: {words}", source=origin.name)
     return replaced_origin(node, origin) if node is not None else as_text
-
-
-def replaced_origin(node: Node, origin: Origin) -> Node:
-    """The same values, all said by ``origin``."""
-    if isinstance(node, Section):
-        return Section({key: replaced_origin(child, origin) for key, child in node.children.items()}, origin)
-    if isinstance(node, Scalar):
-        return Scalar(node.value, node.text, origin, node.quoted)
-    return type(node)(tuple(replaced_origin(item, origin) for item in node.items), origin)

@@ -102,3 +102,12 @@ def nest(path: tuple[str, ...], node: Node, origin: Origin) -> Section:
     for key in reversed(path[1:]):
         node = Section({key: node}, origin)
     return Section({path[0]: node}, origin)
+
+
+def replaced_origin(node: Node, origin: Origin) -> Node:
+    """The same values, all said by ``origin``."""
+    if isinstance(node, Section):
+        return Section({key: replaced_origin(child, origin) for key, child in node.children.items()}, origin)
+    if isinstance(node, Scalar):
+        return Scalar(node.value, node.text, origin, node.quoted)
+    return Items(tuple(replaced_origin(item, origin) for item in node.items), origin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 
 class PlanModel(BaseModel):
@@ -58,6 +58,7 @@ class MemoryPlan(PlanModel):
     max_num_batched_tokens: int
     """Recommended for the engine's option of that name."""
 
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
     def fits(self) -> bool:
         """Whether one sequence of full length can run."""
@@ -143,6 +144,17 @@ class Finding(PlanModel):
     """What to do where no key of the spec says it."""
 
 
+class Change(PlanModel):
+    """Something that could be asked for instead, and what would come of it."""
+
+    keys: dict[str, str]
+    """Keys of the spec and the values to give them."""
+    gpu: str | None = None
+    """Another kind of GPU; none: the same."""
+    effect: str
+    """What is different then, with the numbers."""
+
+
 class ModelSummary(PlanModel):
     """The model, for people and programs."""
 
@@ -185,9 +197,12 @@ class Plan(PlanModel):
     """None where a refusal leaves nothing to compute."""
     speed: SpeedPlan | None
     demand: DemandPlan | None = None
+    changes: tuple[Change, ...] = ()
+    """What to change: to make it work if it does not, else to get more of it."""
     command: str | None = None
     """The launch config as one shell command; none if refused."""
 
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
     def refused(self) -> bool:
         """Whether it cannot work as asked."""

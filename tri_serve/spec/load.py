@@ -107,7 +107,8 @@ def load_spec(
     if reading.preset is not None:
         name, origin = reading.preset
         base = load_preset(name, origin=origin if origin.kind == "file" else None)
-        reading.layers[:0] = [base.layer, *([base.gpus[gpu]] if gpu in base.gpus else [])]
+        overlay = base.gpus.get(gpu) if gpu else None
+        reading.layers[:0] = [base.layer, *([overlay] if overlay else [])]
     for layer in (*variables_layer(environ), *sets_layer(sets, set_strings)):
         reading.add(layer)
     merged = Section({}, DEFAULT)

@@ -1,0 +1,106 @@
+"""Which share of a device's bandwidth and arithmetic an engine attains: a prior, or what was measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from tri_serve.plan.facts import Gpu
+from tri_serve.plan.result import Range
+
+Evidence = Literal["prior", "calibrated"]
+End = Literal["slow", "likely", "fast"]
+ENDS: tuple[End, ...] = ("fast", "likely", "slow")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """One end of the shares: how fast things go if that end is true."""
+
+    memory: tuple[tuple[int, float], ...]
+    """Share of the bandwidth, at so many sequences at once; by rising number."""
+    compute: float
+    """Share of the arithmetic while generating."""
+    prefill: float
+    """Share of the arithmetic while reading prompts."""
+    overhead: float
+    """Seconds of each step in which the device waits for the engine."""
+    exchange: float
+    """Seconds that each exchange between GPUs takes beside moving its bytes."""
+    link: float
+    """Share of the bandwidth between GPUs."""
+
+    def memory_at(self, batch: float) -> float:
+        """The share with ``batch`` sequences: straight lines over log2(batch), level beyond both ends."""
+        before_batch, before = self.memory[0]
+        if batch <= before_batch:
+            return before
+        for at, share in self.memory[1:]:
+            if batch <= at:
+                along = math.log2(batch / before_batch) / math.log2(at / before_batch)
+                return before + along * (share - before)
+            before_batch, before = at, share
+        return before
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The attained shares as ranges, and what they rest on. ``high`` of a share is fast; of seconds, slow."""
+
+    memory: tuple[tuple[int, Range], ...]
+    compute: Range
+    prefill: Range
+    overhead: Range
+    exchange: Range
+    link: Range
+    evidence: Evidence
+    detail: str
+    """For people: which measurements, or which prior."""
+
+    def pace(self, end: End) -> Pace:
+        """What the shares are at one end of their ranges."""
+        return Pace(
+            memory=tuple((batch, _share(share, end)) for batch, share in self.memory),
+            compute=_share(self.compute, end),
+            prefill=_share(self.prefill, end),
+            overhead=_seconds(self.overhead, end),
+            exchange=_seconds(self.exchange, end),
+            link=_share(self.link, end),
+        )
+
+
+def prior_shares(gpu: Gpu) -> Shares:
+    """What is assumed of a device that nobody has measured: experience with such engines, not a measurement."""
+    if gpu.is_cpu:
+        return Shares(
+            memory=((1, Range(low=0.2, likely=0.45, high=0.75)),),
+            compute=Range(low=0.1, likely=0.3, high=0.6),
+            prefill=Range(low=0.1, likely=0.3, high=0.6),
+            overhead=Range(low=0.004, likely=0.01, high=0.03),
+            exchange=Range(low=20e-6, likely=100e-6, high=500e-6),
+            link=Range(low=0.2, likely=0.4, high=0.7),
+            evidence="prior",
+            detail="a rough prior for CPUs: what cores and memory attain differs widely from machine to machine",
+        )
+    return Shares(
+        # Kernels of few sequences do little but read weights; with more, attention and scheduling take their part.
+        memory=((8, Range(low=0.45, likely=0.6, high=0.75)), (32, Range(low=0.375, likely=0.5, high=0.625))),
+        compute=Range(low=0.45, likely=0.6, high=0.75),
+        prefill=Range(low=0.4, likely=0.55, high=0.7),
+        # vLLM schedules while the device works; what is left of it shows with fast devices and small models.
+        overhead=Range(low=0.0, likely=0.0005, high=0.0015),
+        # From custom all-reduce kernels over NVLink (low) to NCCL over PCIe (high).
+        exchange=Range(low=8e-6, likely=20e-6, high=50e-6),
+        link=Range(low=0.4, likely=0.6, high=0.8),
+        evidence="prior",
+        detail="a prior: 45-75% of the bandwidth, 40-75% of the arithmetic; measure, then plan calibrate",
+    )
+
+
+def _share(share: Range, end: End) -> float:
+    return {"slow": share.low, "likely": share.likely, "fast": share.high}[end]
+
+
+def _seconds(seconds: Range, end: End) -> float:
+    return {"slow": seconds.high, "likely": seconds.likely, "fast": seconds.low}[end]

@@ -16,6 +16,9 @@ TINY = "tiny:"
 # huggingface_hub's rule for repository names, with the owner that every model has.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+"""What huggingface_hub takes for yes, in capitals."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -31,7 +34,7 @@ def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = o
     directory = Path(source).expanduser()
     if directory.is_dir():
         return directory.resolve()
-    if _HUB_NAME.fullmatch(source) and not directory.exists():
+    if is_hub_name(source):
         return _in_hub_cache(source, model.revision, hub_cache(environ))
     found = "it is not a directory" if directory.exists() else "there is no such directory"
     raise CheckpointError(
@@ -42,6 +45,11 @@ def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = o
     )
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether ``source`` stands for a repository of the hub: owner/name, and nothing here is called so."""
+    return _HUB_NAME.fullmatch(source) is not None and not Path(source).exists()
+
+
 def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
     """Where huggingface_hub keeps what it downloaded, by its own rules."""
     if environ.get("HF_HUB_CACHE"):
@@ -50,6 +58,28 @@ def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
         return Path(environ["HF_HOME"]).expanduser() / "hub"
     home = Path(environ["XDG_CACHE_HOME"]) if environ.get("XDG_CACHE_HOME") else Path.home() / ".cache"
     return home / "huggingface" / "hub"
+
+
+def is_offline(environ: Mapping[str, str]) -> bool:
+    """Whether the user has forbidden to ask the hub."""
+    return any(environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def is_pulled(model: ModelSpec, cache: Path, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``model`` needs no pull: it is no hub name, or all that its weights' index names is in the cache."""
+    if not is_hub_name(model.source):
+        return True
+    try:
+        path = resolve_source(model, cache, environ)
+    except CheckpointError:
+        return False
+    index = path / "model.safetensors.index.json"
+    try:
+        named = set(re.findall(r'"([^"/]+\.safetensors)"', index.read_text(encoding="utf-8")))
+    except OSError:
+        named = set()
+    whole = all((path / name).is_file() for name in named) if named else any(path.glob("*.safetensors"))
+    return whole and (path / "config.json").is_file()
 
 
 def _tiny(name: str, cache: Path) -> Path:
@@ -81,5 +111,5 @@ def _in_hub_cache(name: str, revision: str | None, hub: Path) -> Path:
         f"model.source is {name}: revision {wanted} is neither a directory here nor in the Hugging Face cache "
         f"({hub})",
         path=repository,
-        hint=f"fetch it with `hf download {name}{flag}` and start again, or set model.source to its directory",
+        hint=f"fetch it with `tri-serve checkpoint pull {name}{flag}`, or set model.source to its directory",
     )

@@ -1,4 +1,4 @@
-"""Commands about checkpoints: inspect and tiny."""
+"""Commands about checkpoints: inspect, pull and tiny."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS = ("bf16", "awq", "gptq", "ct")
 
 @click.group()
 def checkpoint() -> None:
-    """Make and inspect checkpoints."""
+    """Fetch, inspect and make checkpoints."""
 
 
 @checkpoint.command()
@@ -45,6 +45,38 @@ def inspect(source: str, revision: str | None, output: str) -> None:
         print_table(("checkpoint", str(facts.path)), _rows(facts))
     else:
         print_data(_data(facts), output)
+
+
+@checkpoint.command()
+@click.argument("source", metavar="OWNER/NAME", envvar="TRI_SERVE_CHECKPOINT_SOURCE")
+@click.option("--revision", help="Branch, tag or commit. [default: main]")
+@click.option("--trust-remote-code", is_flag=True, help="Fetch the checkpoint's Python files too.")
+@output_option()
+def pull(source: str, revision: str | None, trust_remote_code: bool, output: str) -> None:
+    """Fetch a checkpoint from the Hugging Face hub into its local cache, and check it.
+
+    Weights come as safetensors alone, never as pickles. What was fetched is kept whatever happens: run it again,
+    and it goes on where it stopped. Each file's checksum is compared. For a gated or private repository, HF_TOKEN
+    (or the file that `hf auth login` writes) says who asks. HF_HOME, HF_ENDPOINT, HTTPS_PROXY, REQUESTS_CA_BUNDLE
+    and SSL_CERT_FILE are honoured.
+    """
+    from tri_serve.checkpoint.inspect import inspect_checkpoint
+    from tri_serve.cli.progress import steps
+    from tri_serve.cli.pulling import pull_with_progress
+    from tri_serve.spec.engine import ModelSpec
+
+    if not source:
+        raise click.BadParameter("it is empty", param_hint="OWNER/NAME")
+    model = ModelSpec(
+        source=source, revision=revision, served_name="pulled", trust_remote_code=trust_remote_code
+    )
+    with steps() as view:
+        pulled = pull_with_progress(model, view)
+    facts = inspect_checkpoint(pulled.path)
+    if output == "table":
+        print_table(("checkpoint", str(facts.path)), _rows(facts))
+    else:
+        print_data(_data(facts) | {"commit": pulled.commit, "fetched_bytes": pulled.fetched}, output)
 
 
 @checkpoint.command()

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tri_serve.checkpoint.resolve import is_offline, is_pulled
 from tri_serve.cli.progress import Steps, steps
+from tri_serve.cli.pulling import pull_with_progress
 from tri_serve.fleet.preflight import Replaced, preflight, preflight_for_cluster
 from tri_serve.launch.install import install_environment
-from tri_serve.places import data_dir
+from tri_serve.places import cache_dir, data_dir
 
 if TYPE_CHECKING:
     from tri_serve.fleet.desired import Desired
@@ -25,6 +27,8 @@ class Times:
 
     begun: float
     """Monotonic time at which this process began: its imports count as ours."""
+    pull: float = 0.0
+    """Fetching the checkpoint, if it was not there."""
     install: float = 0.0
     ray: float = 0.0
     """Until Ray runs and its agents have begun to start an engine; 0 without Ray."""
@@ -37,8 +41,8 @@ class Times:
 
     @property
     def own(self) -> float:
-        """Beyond what Ray and the engine needed, and beyond making its environment, which happens once."""
-        return max(0.0, self.total - self.install - self.ray - self.engine)
+        """Beyond what Ray and the engine needed, and beyond what happens once: the checkpoint, the environment."""
+        return max(0.0, self.total - self.pull - self.install - self.ray - self.engine)
 
 
 def process_began() -> float:
@@ -71,6 +75,13 @@ def check(
         preflight_for_cluster(spec, environment_hashes=desired.environment_hashes, state=paths.root)
         return
     view.show("checkpoint", spec.model.source)
+    missing = not is_pulled(spec.model, cache_dir()) and not is_offline(os.environ)
+
+    def fetch() -> None:
+        before = time.monotonic()
+        pull_with_progress(spec.model, view)
+        times.pull = time.monotonic() - before
+
     result = preflight(
         spec,
         environment_hashes=desired.environment_hashes,
@@ -80,6 +91,7 @@ def check(
         # An autoscaled fleet has to find room whenever its load asks for it.
         new_engines=None if running is None else max(0, spec.fleet.most_replicas - engines),
         replaced=Replaced(running.running, engines) if running and running.engines else None,
+        fetch=fetch if missing else None,
     )
     facts = result.checkpoint
     size = facts.total_bytes

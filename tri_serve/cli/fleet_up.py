@@ -169,9 +169,10 @@ def _first_answer(state: FleetState, question: str) -> None:
 
 def _say_ready(state: FleetState, times: Times) -> None:
     ray = f", {times.ray:.1f} s Ray" if times.ray else ""
+    pull = f", {times.pull:.1f} s fetching the checkpoint" if times.pull else ""
     install = f", {times.install:.1f} s installing the engine environment" if times.install else ""
     click.echo(
-        f"{state.release} is ready after {times.total:.1f} s: {times.engine:.1f} s the engine{ray}{install}, "
+        f"{state.release} is ready after {times.total:.1f} s: {times.engine:.1f} s the engine{ray}{pull}{install}, "
         f"{times.own:.1f} s tri-serve"
     )
 

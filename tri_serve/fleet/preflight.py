@@ -204,13 +204,14 @@ def preflight(
     new_listener: bool = True,
     new_engines: int | None = None,
     replaced: Replaced | None = None,
+    fetch: Callable[[], object] | None = None,
 ) -> Preflight:
     """Check everything; raises one error that names all that was found wrong.
 
     ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs another
     socket, ``new_engines`` how many engines come on top of those that run (None: the fleet is new, and so is its
     Ray), and ``replaced`` which of those get a successor. A fleet that may grow is checked as large as it may come
-    to be.
+    to be. ``fetch`` gets the checkpoint, if it is not here: called once nothing else stands in the way.
     """
     problems = _Problems()
     keys = 0
@@ -269,6 +270,9 @@ def preflight(
     if here and new_listener:
         problems.collect(lambda: check_port(spec.gateway))
     problems.collect(lambda: check_disk(state, _STATE_BYTES + LOG_BYTES, "state and logs"))
+    if fetch is not None:
+        problems.raise_any()
+        fetch()
     problems.collect(check_checkpoint)
     if here and facts is not None:
         weights = facts.total_bytes

@@ -54,10 +54,10 @@ def test_a_hub_name_that_was_fetched_is_found(
 @pytest.mark.parametrize(
     ("name", "revision", "command"),
     [
-        ("trillionlabs/Tri-7B", None, "hf download trillionlabs/Tri-7B`"),
-        ("trillionlabs/Tri-21B", "v2", "hf download trillionlabs/Tri-21B --revision v2`"),
-        ("trillionlabs/Tri-21B", "../..", "hf download"),
-        ("trillionlabs/Tri-21B", "..", "hf download"),
+        ("trillionlabs/Tri-7B", None, "tri-serve checkpoint pull trillionlabs/Tri-7B`"),
+        ("trillionlabs/Tri-21B", "v2", "tri-serve checkpoint pull trillionlabs/Tri-21B --revision v2`"),
+        ("trillionlabs/Tri-21B", "../..", "tri-serve checkpoint pull"),
+        ("trillionlabs/Tri-21B", "..", "tri-serve checkpoint pull"),
     ],
 )
 def test_a_hub_name_that_was_not_fetched_says_how_to_fetch_it(

@@ -1,0 +1,307 @@
+"""Fetching a checkpoint from a hub over real sockets: whole, interrupted, refused, damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from tri_serve.checkpoint.inspect import inspect_checkpoint
+from tri_serve.checkpoint.pull import Pulled, PullProgress, pull
+from tri_serve.checkpoint.resolve import is_pulled, resolve_source
+from tri_serve.errors import CheckpointError, ConnectionFailedError, ResourceError
+from tri_serve.spec.engine import ModelSpec
+
+if TYPE_CHECKING:
+    from tests.integration.checkpoint.conftest import FakeHub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CHUNK = 2**18
+"""Bytes that are kept together."""
+WEIGHTS = "model.safetensors"
+
+
+def model(source: str = "owner/name", **other: object) -> ModelSpec:
+    return ModelSpec.model_validate({"source": source, "served_name": "m", **other})
+
+
+def fetch(**other: object) -> Pulled:
+    return pull(model(**other), pause=lambda seconds: None)  # type: ignore[arg-type]
+
+
+def cache() -> Path:
+    return Path(os.environ["HF_HOME"]) / "hub" / "models--owner--name"
+
+
+def partial(hub: FakeHub) -> Path:
+    return cache() / "blobs" / f"{hub.sha256(WEIGHTS)}.incomplete"
+
+
+def test_a_pulled_checkpoint_is_whole_and_found_under_its_name(hub: FakeHub, tmp_path: Path) -> None:
+    assert not is_pulled(model(), tmp_path)
+    pulled = fetch()
+    assert is_pulled(model(), tmp_path)
+    assert resolve_source(model(), tmp_path) == pulled.path
+    assert inspect_checkpoint(pulled.path).tensor_count > 30
+    assert (pulled.path / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert pulled.fetched == pulled.total == sum(f.stat().st_size for f in pulled.path.iterdir())
+
+
+def test_pickles_code_and_second_copies_stay_where_they_are(hub: FakeHub) -> None:
+    pulled = fetch()
+    assert set(pulled.left_out) == {
+        "README.md", "pytorch_model.bin", "modeling_own.py", "original/consolidated.00.safetensors",
+    }  # fmt: skip
+    assert {file.name for file in pulled.path.iterdir()}.isdisjoint(pulled.left_out)
+
+
+def test_code_is_fetched_only_for_whoever_trusts_it(hub: FakeHub) -> None:
+    assert (fetch(trust_remote_code=True).path / "modeling_own.py").exists()
+
+
+def test_the_hubs_own_client_finds_what_was_pulled(hub: FakeHub) -> None:
+    pulled = fetch()
+    said = _with_the_hubs_client("snapshot_download('owner/name', local_files_only=True)")
+    assert Path(said) == pulled.path
+
+
+def test_what_the_hubs_own_client_fetched_is_not_fetched_again(hub: FakeHub) -> None:
+    _with_the_hubs_client("snapshot_download('owner/name', ignore_patterns=['*.bin'])")
+    assert (cache() / "snapshots" / COMMIT / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert fetch().fetched == 0
+
+
+def test_a_connection_that_is_cut_goes_on_where_it_was(hub: FakeHub) -> None:
+    hub.cut_after = [4 * CHUNK, 2 * CHUNK]
+    pulled = fetch()
+    assert hub.ranges_asked() == [None, f"bytes={4 * CHUNK}-", f"bytes={6 * CHUNK}-"]
+    assert pulled.fetched == pulled.total
+    assert (pulled.path / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+
+
+def test_a_later_pull_goes_on_where_one_that_failed_stopped(hub: FakeHub, tmp_path: Path) -> None:
+    hub.cut_after = [8 * CHUNK, 0, 0, 0, 0, 0, 0]
+    with pytest.raises(ConnectionFailedError, match="5 times in a row"):
+        fetch()
+    assert partial(hub).stat().st_size == 8 * CHUNK
+    assert not is_pulled(model(), tmp_path)
+    hub.cut_after = []
+    hub.asked.clear()
+    pulled = fetch()
+    assert hub.ranges_asked() == [f"bytes={8 * CHUNK}-"]
+    assert pulled.fetched == len(hub.files[WEIGHTS]) - 8 * CHUNK
+    assert not partial(hub).exists()
+
+
+def test_a_server_without_ranges_starts_over_and_the_file_is_right(hub: FakeHub) -> None:
+    hub.cut_after, hub.ranges = [4 * CHUNK], False
+    assert (fetch().path / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+
+
+def test_a_wrong_checksum_is_found_and_nothing_of_it_is_kept(hub: FakeHub, tmp_path: Path) -> None:
+    hub.wrong_byte = True
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors was fetched in full, and its checksum is wrong"
+    ):
+        fetch()
+    assert not partial(hub).exists()
+    assert not is_pulled(model(), tmp_path)
+
+
+def test_ctrl_c_keeps_what_was_fetched(hub: FakeHub) -> None:
+    calls: list[PullProgress] = []
+
+    def interrupt(progress: PullProgress) -> None:
+        calls.append(progress)
+        if progress.done > 500_000:
+            raise KeyboardInterrupt
+
+    hub.cut_after = [2 * CHUNK] * 20
+    with pytest.raises(KeyboardInterrupt):
+        pull(model(), report=interrupt, pause=lambda seconds: time.sleep(0.05))
+    hub.cut_after = []
+    assert fetch().fetched < sum(len(content) for content in hub.files.values()) - 500_000
+
+
+def test_progress_reaches_the_total(hub: FakeHub) -> None:
+    seen: list[PullProgress] = []
+    pulled = pull(model(), report=seen.append)
+    assert (seen[0].done, seen[0].files_done) == (0, 0)
+    assert (seen[-1].done, seen[-1].files_done) == (pulled.total, seen[-1].files)
+
+
+def test_a_busy_hub_is_asked_again(hub: FakeHub) -> None:
+    hub.busy = 3
+    assert fetch().fetched > 0
+
+
+def test_a_hub_that_stays_busy_is_given_up(hub: FakeHub) -> None:
+    hub.busy = 1000
+    with pytest.raises(ConnectionFailedError, match="answered 503") as caught:
+        fetch()
+    assert caught.value.hint == "try again later; what was fetched is kept"
+
+
+def test_a_gated_repository_says_where_to_accept_its_terms(hub: FakeHub) -> None:
+    hub.gated = True
+    with pytest.raises(CheckpointError, match="owner/name is gated") as caught:
+        fetch()
+    assert caught.value.hint == (
+        f"accept the terms at {hub.endpoint}/owner/name, then set HF_TOKEN to a token of that account"
+    )
+
+
+def test_a_token_without_access_is_named_by_its_origin_alone(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.gated = True
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    with pytest.raises(CheckpointError, match="is gated") as caught:
+        fetch()
+    assert caught.value.hint is not None
+    assert "with the account of the token in HF_TOKEN" in caught.value.hint
+    assert "hf_other" not in caught.value.message + caught.value.hint
+
+
+def test_the_token_goes_to_the_hub_and_to_no_other_host(hub: FakeHub, tmp_path: Path) -> None:
+    hub.gated = True
+    file = Path(os.environ["HF_HOME"]) / "token"
+    file.parent.mkdir()
+    file.write_text("hf_good\n")
+    fetch()
+    assert any(path.startswith("/owner/name/resolve/") for path in hub.authorised)
+    assert not any(path.startswith("/cdn/") for path in hub.authorised)
+
+
+def test_a_token_that_nobody_knows_is_said_to_be_so(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    with pytest.raises(CheckpointError, match="does not know the token in HF_TOKEN"):
+        fetch()
+
+
+@pytest.mark.parametrize("token", [None, "hf_other"])
+def test_a_private_or_missing_repository_is_told_as_both(
+    hub: FakeHub, token: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(CheckpointError, match="shows no model owner/other: there is none, or it is private"):
+        fetch(source="owner/other")
+
+
+def test_a_revision_that_is_not_there_is_named(hub: FakeHub) -> None:
+    with pytest.raises(CheckpointError, match="owner/name has no revision v9"):
+        fetch(revision="v9")
+
+
+def test_a_branch_with_a_slash_is_found_afterwards(hub: FakeHub, tmp_path: Path) -> None:
+    pulled = fetch(revision="v1/beta")
+    assert resolve_source(model(revision="v1/beta"), tmp_path) == pulled.path
+
+
+def test_pickles_alone_are_refused(hub: FakeHub) -> None:
+    del hub.files[WEIGHTS]
+    with pytest.raises(CheckpointError, match="no safetensors files, only pickles"):
+        fetch()
+
+
+def test_a_name_that_climbs_out_of_the_directory_is_refused(hub: FakeHub) -> None:
+    hub.files["../../evil.json"] = b"{}"
+    with pytest.raises(CheckpointError, match="cannot be stored"):
+        fetch()
+
+
+def test_what_is_no_hub_is_said_to_be_none(hub: FakeHub) -> None:
+    hub.is_no_hub = True
+    with pytest.raises(ConnectionFailedError, match="something that is no list of files"):
+        fetch()
+
+
+def test_an_unreachable_hub_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionFailedError, match=r"^http://127.0.0.1:9 could not be reached$"):
+        fetch()
+
+
+def test_a_proxy_that_is_away_is_named(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionFailedError, match=r"the proxy on the way to http://hub\.invalid"):
+        fetch()
+
+
+def test_a_missing_ca_file_is_named(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    monkeypatch.setenv("HF_ENDPOINT", f"https://127.0.0.1:{hub.port}")
+    with pytest.raises(ConnectionFailedError, match=r"/nowhere/ca\.pem"):
+        fetch()
+
+
+def test_a_full_disk_is_said_before_anything_is_fetched(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=300 * 2**20 - 7 * 2**20)
+    hub.files[WEIGHTS] = bytes(50 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ResourceError, match=r"needs 0\.05 GiB more in .*, and 0\.29 GiB are free"):
+        fetch()
+    assert hub.ranges_asked() == []
+
+
+def test_offline_nothing_is_asked(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match=r"HF_HUB_OFFLINE .* forbids it"):
+        fetch()
+    assert hub.asked == []
+
+
+def test_the_command_shows_what_it_fetched(hub: FakeHub) -> None:
+    from tri_serve.cli.main import cli
+
+    done = CliRunner().invoke(cli, ["checkpoint", "pull", "owner/name", "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["commit"] == COMMIT
+    assert said["path"] == str(cache() / "snapshots" / COMMIT)
+    assert said["fetched_bytes"] > len(hub.files[WEIGHTS])
+    assert "owner/name: asking the hub what there is" in done.stderr
+
+
+def test_a_process_that_is_killed_loses_nothing(hub: FakeHub) -> None:
+    hub.files[WEIGHTS] = os.urandom(30_000_000)
+    hub.cut_after = [20 * CHUNK] * 100
+    argv = [sys.executable, "-m", "tri_serve.cli.main", "checkpoint", "pull", "owner/name"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not (partial(hub).exists() and partial(hub).stat().st_size >= 20 * CHUNK):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    kept = partial(hub).stat().st_size
+    assert kept >= 20 * CHUNK
+    hub.cut_after = []
+    hub.asked.clear()
+    assert (fetch().path / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert hub.ranges_asked() == [f"bytes={kept}-"]
+
+
+def _with_the_hubs_client(call: str) -> str:
+    """Run it in a process of its own: the client reads the environment when it is imported."""
+    program = f"from huggingface_hub import snapshot_download; print({call})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True,
+        env=os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
+    )  # fmt: skip
+    return done.stdout.strip().splitlines()[-1]

@@ -67,6 +67,14 @@ class Values:
             f"{self._where}: {self._prefix}{key} is {found}; {needed} is needed", path=self._where
         )
 
+    def has(self, key: str) -> bool:
+        """Whether ``key`` is there; ``null`` counts as not there."""
+        return self._values.get(key) is not None
+
+    def is_zero(self, key: str) -> bool:
+        """Whether it is the number 0, which some keys take for none."""
+        return self._values.get(key) == 0 and not isinstance(self._values[key], bool)
+
     def natural(self, key: str, default: int | None = None, *, most: int = 2**31 - 1) -> int:
         """A whole number from 1 to ``most``. ``null`` counts as not there."""
         value = self._values.get(key)

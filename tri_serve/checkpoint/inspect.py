@@ -12,6 +12,7 @@ from tri_serve.checkpoint.layout import Expected, Kind, expected_tensors
 from tri_serve.checkpoint.quantization import QuantizationFacts, quantization_from
 from tri_serve.checkpoint.safetensors import Tensor
 from tri_serve.checkpoint.shards import COPY_HINT, read_tensors
+from tri_serve.checkpoint.sizes import TensorSize
 from tri_serve.errors import CheckpointError
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json")
@@ -37,6 +38,8 @@ class CheckpointFacts:
     """Whether chat completions work without a template of your own."""
     remote_code: bool
     """Whether config.json wants Python code of the checkpoint to be run."""
+    tensors: Mapping[str, TensorSize]
+    """Every tensor, by name."""
 
     @property
     def total_bytes(self) -> int:
@@ -48,14 +51,15 @@ class CheckpointFacts:
         return self.architecture.kv_bytes_per_token()
 
 
-def inspect_checkpoint(path: Path) -> CheckpointFacts:
+def inspect_checkpoint(path: Path, *, assume_llama: bool = False) -> CheckpointFacts:
     """The facts of the checkpoint in directory ``path``, read from JSON files and safetensors headers.
 
+    ``assume_llama``: take it for a Llama whatever it calls itself, if its tensors are a Llama's.
     Raises CheckpointError if it is not there, damaged, incomplete, or disagrees with its own config.json.
     """
     config = read_config(path)
     where = path / CONFIG
-    architecture = architecture_from(config, where)
+    architecture = architecture_from(config, where, assume_llama=assume_llama)
     quantization = quantization_from(config, where)
     tensors = read_tensors(path)
     kinds = _check(path, architecture, quantization, tensors)
@@ -74,6 +78,10 @@ def inspect_checkpoint(path: Path) -> CheckpointFacts:
         tokenizer=tokenizer,
         has_chat_template=_has_chat_template(path),
         remote_code="auto_map" in config,
+        tensors={
+            name: TensorSize(kinds[name].kind, tensor.dtype, tensor.shape, tensor.nbytes)
+            for name, tensor in tensors.items()
+        },
     )
 
 

@@ -8,8 +8,12 @@ from typing import Literal
 
 from tri_serve.checkpoint.architecture import Architecture
 from tri_serve.checkpoint.quantization import QuantizationFacts
+from tri_serve.checkpoint.safetensors import BITS
 
 Kind = Literal["embedding", "linear_quantized", "linear", "norm", "lm_head"]
+
+STORAGE = {"uint8": "U8", "bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+"""bitsandbytes' names of the types that 4-bit weights may be stored as."""
 
 FLOATS = frozenset({"BF16", "F16", "F32"})
 WORDS = frozenset({"I32"})
@@ -99,7 +103,9 @@ def _bitsandbytes(
         yield "SCB", quantized((outputs,), {"F32"}, required=True)
         yield "weight_format", quantized(None, {"U8"})
         return
-    yield "weight", quantized((-(-outputs * inputs // 2), 1), {"U8", "BF16", "F16", "F32"}, required=True)
+    stored = STORAGE.get(quantization.storage)
+    column = (-(-outputs * inputs // 2) * 8 // BITS[stored], 1) if stored else None
+    yield "weight", quantized(column, {stored} if stored else set(STORAGE.values()), required=True)
     for statistic in ("absmax", "nested_absmax", "nested_quant_map", "quant_map"):
         yield f"weight.{statistic}", quantized(None, {"U8", "F32"})
     yield f"weight.quant_state.bitsandbytes__{quantization.layout}", quantized(None, {"U8"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,6 +32,10 @@ class QuantizationFacts:
     """The method's name for how words are packed: gemm (AWQ), gptq, pack-quantized (compressed-tensors), nf4."""
     ignored: tuple[str, ...] = ()
     """Layers left as they were: names, parts of names, or ``re:`` and a regular expression."""
+    double_quant: bool = False
+    """bitsandbytes: whether the scales are themselves rounded, to 8 bits in blocks of 256."""
+    storage: str = "uint8"
+    """bitsandbytes: the type that 4-bit weights are stored as; it changes shapes and not bytes."""
 
     @property
     def label(self) -> str:
@@ -55,7 +60,7 @@ def read_quantization(path: Path) -> QuantizationFacts:
     return quantization_from(read_config(path), path / CONFIG)
 
 
-def quantization_from(config: dict[str, Any], where: Path) -> QuantizationFacts:
+def quantization_from(config: Mapping[str, Any], where: Path) -> QuantizationFacts:
     """As ``read_quantization``, from a config already read; ``where`` names its file in errors."""
     section = config.get("quantization_config")
     if section is None:
@@ -96,6 +101,8 @@ def quantization_from(config: dict[str, Any], where: Path) -> QuantizationFacts:
             bits=4 if four else 8,
             layout=values.text("bnb_4bit_quant_type", "fp4") if four else "int8",
             ignored=values.texts("llm_int8_skip_modules"),
+            double_quant=four and values.boolean("bnb_4bit_use_double_quant", False),
+            storage=values.text("bnb_4bit_quant_storage", "uint8"),
         )
     raise values.wrong("quant_method", " or ".join(repr(name) for name in METHODS[1:]))
 

@@ -7,19 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tri_serve.checkpoint.architecture import Architecture
-from tri_serve.checkpoint.layout import Kind
 from tri_serve.checkpoint.quantization import QuantizationFacts
-
-
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """One tensor of a checkpoint."""
-
-    kind: Kind
-    dtype: str
-    """As safetensors names it: BF16, I32, U8, …"""
-    shape: tuple[int, ...]
-    nbytes: int
+from tri_serve.checkpoint.sizes import TensorSize
 
 
 @dataclass(frozen=True)
@@ -28,7 +17,7 @@ class ModelFacts:
 
     architecture: Architecture
     quantization: QuantizationFacts
-    tensors: Mapping[str, TensorFacts]
+    tensors: Mapping[str, TensorSize]
     """Every tensor that an engine loads, by name."""
     origin: str
     """For people: ``checkpoint /path``, or ``from preset tri-21b-awq`` where there is no checkpoint yet."""

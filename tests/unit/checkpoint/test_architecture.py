@@ -120,6 +120,71 @@ def test_another_architecture_is_refused_with_the_one_that_is_known(
     assert "converted" in refused.value.hint
 
 
+def test_trillions_own_code_is_refused_with_the_form_that_an_engine_takes(config: dict[str, Any]) -> None:
+    config |= {
+        "architectures": ["TrillionForCausalLM"],
+        "auto_map": {"AutoModelForCausalLM": "modeling_trillion.TrillionForCausalLM"},
+    }
+    with pytest.raises(CheckpointError) as refused:
+        architecture_from(config, WHERE)
+    assert refused.value.hint == (
+        "TrillionForCausalLM is Python code that comes with the checkpoint, and vLLM has no class of that name: "
+        "use a checkpoint of the model that was saved as, or converted to, LlamaForCausalLM"
+    )
+
+
+def test_another_architecture_is_taken_for_a_llama_when_asked(config: dict[str, Any]) -> None:
+    config |= {"architectures": ["TrillionForCausalLM"]}
+    assert architecture_from(config, WHERE, assume_llama=True).architectures == ("TrillionForCausalLM",)
+
+
+def test_another_activation_is_no_llama(config: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r'hidden_act is "gelu"; silu'):
+        architecture_from(config | {"hidden_act": "gelu"}, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("written", "context"),
+    [
+        ({}, 64),
+        ({"rope_scaling": None}, 64),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 256),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, 128),
+        # Already stretched in max_position_embeddings.
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 16}}, 64),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}}, 64),
+        ({"rope_scaling": {"rope_type": "longrope"}, "original_max_position_embeddings": 16}, 16),
+    ],
+)
+def test_context_is_what_the_engine_allows(
+    config: dict[str, Any], written: dict[str, Any], context: int
+) -> None:
+    assert architecture_from(config | written, WHERE).context == context
+
+
+def test_rope_scaling_of_another_kind_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match='rope_scaling is "yarn"; an object is needed'):
+        architecture_from(config | {"rope_scaling": "yarn"}, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("written", "window", "layers"),
+    [
+        ({}, None, 0),
+        ({"sliding_window": None}, None, 0),
+        ({"sliding_window": 0}, None, 0),
+        ({"sliding_window": 16}, 16, 2),
+        ({"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}, 16, 1),
+        ({"sliding_window": 16, "layer_types": ["full_attention"] * 2}, 16, 0),
+    ],
+)
+def test_layers_with_a_window_are_counted_as_the_engine_does(
+    config: dict[str, Any], written: dict[str, Any], window: int | None, layers: int
+) -> None:
+    architecture = architecture_from(config | written, WHERE)
+    assert (architecture.sliding_window, architecture.sliding_layers) == (window, layers)
+
+
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such directory") as refused:
         read_architecture(tmp_path / "absent")

@@ -75,6 +75,22 @@ def test_tied_embeddings_need_no_head(
     assert facts.bytes_by_kind["lm_head"] == 0
 
 
+def test_a_llama_by_another_name_is_measured_when_asked(
+    write_checkpoint: WriteCheckpoint, config: dict[str, Any]
+) -> None:
+    directory = write_checkpoint(config | {"architectures": ["TrillionForCausalLM"]})
+    assert inspect_checkpoint(directory, assume_llama=True).tensor_count == 2 * 9 + 3
+
+
+def test_another_model_by_another_name_is_refused_even_when_asked(
+    write_checkpoint: WriteCheckpoint, config: dict[str, Any], tensors: Tensors
+) -> None:
+    tensors["model.layers.0.post_feedforward_layernorm.weight"] = NewTensor("BF16", (8,), bytes(16))
+    directory = write_checkpoint(config | {"architectures": ["TrillionForCausalLM"]}, tensors)
+    with pytest.raises(CheckpointError, match=r"post_feedforward_layernorm\.weight is there"):
+        inspect_checkpoint(directory, assume_llama=True)
+
+
 def drop(name: str) -> Callable[[dict[str, Any], Tensors], object]:
     return lambda config, tensors: tensors.pop(name)
 

@@ -34,10 +34,13 @@ class SpecSelection:
     files: tuple[Path, ...]
     sets: tuple[str, ...]
     set_strings: tuple[str, ...]
+    gpu: str | None = None
+    """The kind of GPU for which the preset's own settings are wanted, as the catalogue names it."""
 
-    def load(self) -> LoadedSpec:
+    def load(self, *, without_source: bool = False) -> LoadedSpec:
         """The spec. Neither preset nor file given: ./tri-serve.yaml if there is one, else tri-tiny-awq.
 
+        ``without_source``: a preset may stand in for the checkpoint that it leaves to its user.
         Raises SpecError and UsageError.
         """
         from tri_serve.spec.load import load_spec
@@ -45,7 +48,15 @@ class SpecSelection:
         files = self.files
         if not files and self.preset is None and SPEC_FILE.exists():
             files = (SPEC_FILE,)
-        return load_spec(self.preset, files, os.environ, self.sets, self.set_strings)
+        return load_spec(
+            self.preset,
+            files,
+            os.environ,
+            self.sets,
+            self.set_strings,
+            gpu=self.gpu,
+            without_source=without_source,
+        )
 
 
 def spec_options(command: Command) -> Command:

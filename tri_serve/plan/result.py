@@ -118,10 +118,10 @@ class DemandPlan(PlanModel):
     """Requests a second."""
     input_len: int
     output_len: int
-    replicas: Range
-    """Engines; ``low`` if all goes as fast as it may, ``high`` for a promise."""
+    replicas: Range | None
+    """Engines; ``low`` if all goes as fast as it may, ``high`` for a promise. None: no number of them suffices."""
     limited_by: str
-    """What sets the number: prefill, decode, KV cache, or the SLO."""
+    """What sets the number: prefill, max_num_seqs, KV cache, or the SLO; with the numbers."""
     cost_per_million_output_tokens: Range | None = None
     """At the price given, at the load stated."""
     cost_per_million_tokens: Range | None = None
@@ -181,6 +181,9 @@ class DeviceSummary(PlanModel):
     flops: float
     compute_capability: str | None
     seen: str
+    """``catalogue``, or ``this machine``."""
+    sources: dict[str, str] = {}
+    """Where each figure is from, by the figure's name."""
 
 
 class Plan(PlanModel):

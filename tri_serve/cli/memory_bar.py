@@ -1,0 +1,85 @@
+"""One GPU's memory as a bar of blocks: each part has a block of its own, so that it is read without colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from tri_serve.cli.output import display_width
+from tri_serve.plan.result import MemoryPlan
+
+_SHADES = "█▓▒▚"
+_PLAIN_SHADES = "#%+x"
+"""For output that takes ASCII alone."""
+_KV, _PLAIN_KV = "░", "o"
+_REST, _PLAIN_REST = "·", "."
+_COLOURS = ("blue", "magenta", "cyan", "yellow")
+_KV_COLOUR = "green"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the bar."""
+
+    name: str
+    nbytes: int
+    block: str
+    colour: str | None
+
+
+def parts_of(memory: MemoryPlan, *, unicode: bool = True) -> tuple[Part, ...]:
+    """The parts of the memory: what the engine needs, the KV cache, and what it leaves.
+
+    The fourth part and all after it share one block: small things, told apart by ``--explain``.
+    """
+    shades = _SHADES if unicode else _PLAIN_SHADES
+    *needed, cache = memory.terms
+    last = len(shades) - 1
+    named = [(term.name, term.nbytes) for term in needed if term.nbytes > 0]
+    if len(named) > len(shades):
+        named = [*named[:last], ("other", sum(nbytes for _, nbytes in named[last:]))]
+    parts = [Part(name, nbytes, shades[index], _COLOURS[index]) for index, (name, nbytes) in enumerate(named)]
+    if cache.nbytes > 0:
+        parts.append(Part(cache.name, cache.nbytes, _KV if unicode else _PLAIN_KV, _KV_COLOUR))
+    rest = memory.total - sum(part.nbytes for part in parts)
+    if rest > 0:
+        parts.append(Part("not taken", rest, _REST if unicode else _PLAIN_REST, None))
+    return tuple(parts)
+
+
+def bar(parts: tuple[Part, ...], width: int) -> str:
+    """The bar, ``width`` columns wide; nothing that is there vanishes."""
+    text = ""
+    for part, columns in zip(parts, _columns([part.nbytes for part in parts], width), strict=True):
+        text += click.style(part.block * columns, fg=part.colour)
+    return text
+
+
+def _columns(sizes: list[int], width: int) -> list[int]:
+    """``width`` shared out by size, at least one to each, what is over to the largest remainders."""
+    total = sum(sizes)
+    shares = [size * width / total for size in sizes]
+    columns = [max(1, int(share)) for share in shares]
+    by_remainder = sorted(range(len(sizes)), key=lambda index: columns[index] - shares[index])
+    for index in by_remainder[: max(0, width - sum(columns))]:
+        columns[index] += 1
+    # What the small ones were given above their share, the largest gives.
+    columns[columns.index(max(columns))] -= max(0, sum(columns) - width)
+    return columns
+
+
+def legend(parts: tuple[Part, ...], width: int) -> list[str]:
+    """What each block stands for, in lines of at most ``width`` columns."""
+    lines = [""]
+    used = 0
+    for part in parts:
+        words = f"{part.name} {part.nbytes / 2**30:.2f}"
+        size = 2 + display_width(words)
+        gap = 3 if used else 0
+        if used + gap + size > width:
+            lines.append("")
+            used = gap = 0
+        lines[-1] += " " * gap + click.style(part.block, fg=part.colour) + f" {words}"
+        used += gap + size
+    return lines

@@ -1,0 +1,81 @@
+"""A plan's numbers as people read them: the same on the screen, in tables and on the page."""
+
+from __future__ import annotations
+
+import math
+
+from tri_serve.plan.result import DecodePoint, DemandPlan, MemoryPlan, Plan, Range
+
+_GIB = 2**30
+
+
+def gib(nbytes: int) -> str:
+    """``11.79 GiB``."""
+    return f"{nbytes / _GIB:,.2f} GiB"
+
+
+def number(value: float) -> str:
+    """Two digits, since no prediction is better than that; ``0.42``, ``4.2``, ``5,300``."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
+def span(values: Range) -> str:
+    """``14 (10-17)``: what is likely, and from where to where it may be."""
+    likely, low, high = (number(value) for value in (values.likely, values.low, values.high))
+    return likely if low == high else f"{likely} ({low}-{high})"
+
+
+def seconds(values: Range) -> str:
+    """``1.9 s (1.2-2.7)``, ``80 ms (60-100)``."""
+    unit, scale = ("ms", 1e3) if values.likely < 0.995 else ("s", 1.0)
+    return span_with_unit(values, unit, scale)
+
+
+def span_with_unit(values: Range, unit: str, scale: float = 1.0) -> str:
+    """As ``span``, of values times ``scale``, the unit behind what is likely."""
+    likely, low, high = (number(value * scale) for value in (values.likely, values.low, values.high))
+    return f"{likely} {unit}" if low == high else f"{likely} {unit} ({low}-{high})"
+
+
+def rate_of_each(point: DecodePoint) -> Range:
+    """Tokens a second of one sequence among those of ``point``."""
+    rate = point.rate
+    return Range(low=rate.low / point.batch, likely=rate.likely / point.batch, high=rate.high / point.batch)
+
+
+def device_words(plan: Plan) -> str:
+    """``one NVIDIA L4 24 GB``, ``4 x NVIDIA L4 24 GB``."""
+    if plan.device.compute_capability is None:
+        return plan.device.title
+    return f"{'one' if plan.device.count == 1 else f'{plan.device.count} x'} {plan.device.title}"
+
+
+def users(memory: MemoryPlan) -> int:
+    """Conversations of full length at once: whole ones."""
+    return int(memory.full_length_sequences)
+
+
+def users_words(memory: MemoryPlan) -> str:
+    """``5 users at once with 8,192 tokens each``."""
+    count = users(memory)
+    return f"{count:,} user{'s' * (count != 1)} at once with {memory.max_model_len:,} tokens each"
+
+
+def engines_words(demand: DemandPlan) -> str:
+    """``4 (3-6) engines``: whole ones, since no engine can be had in part."""
+    if demand.replicas is None:
+        return "no number of engines suffices"
+    likely, low, high = (
+        f"{math.ceil(value):,}"
+        for value in (demand.replicas.likely, demand.replicas.low, demand.replicas.high)
+    )
+    some = likely if low == high else f"{likely} ({low}-{high})"
+    return f"{some} engine{'s' * (some != '1')}"
+
+
+def options_of(keys: dict[str, str], gpu: str | None = None) -> str:
+    """The options that ask for these values: ``--gpu l40s --set engine.tensor_parallel_size=2``."""
+    return " ".join([*([f"--gpu {gpu}"] if gpu else []), *(f"--set {k}={v}" for k, v in keys.items())])

@@ -1,6 +1,5 @@
 """Models and devices that plans are made from, in bytes that the tests work out by hand."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import pytest
 
 from tri_serve.checkpoint.architecture import architecture_from
-from tri_serve.checkpoint.layout import expected_tensors
 from tri_serve.checkpoint.quantization import QuantizationFacts
-from tri_serve.plan.facts import Gpu, ModelFacts, TensorFacts
+from tri_serve.checkpoint.sizes import tensor_sizes
+from tri_serve.plan.facts import Gpu, ModelFacts
 from tri_serve.plan.result import MemoryPlan
 
 TRI_21B = {
@@ -32,12 +31,7 @@ AWQ = QuantizationFacts(method="awq", bits=4, group_size=128, symmetric=False, l
 def make_model(quantization: QuantizationFacts = AWQ, **changes: Any) -> ModelFacts:
     """Tri-21B, or that with other keys in config.json."""
     architecture = architecture_from(TRI_21B | changes, Path("config.json"))
-    tensors = {}
-    for name, tensor in expected_tensors(architecture, quantization).items():
-        if tensor.required and tensor.shape is not None:
-            dtype = "I32" if "I32" in tensor.dtypes else "BF16"
-            nbytes = math.prod(tensor.shape) * (4 if dtype == "I32" else 2)
-            tensors[name] = TensorFacts(tensor.kind, dtype, tensor.shape, nbytes)
+    tensors = tensor_sizes(architecture, quantization)
     return ModelFacts(architecture, quantization, tensors, origin="a test", from_checkpoint=False)
 
 

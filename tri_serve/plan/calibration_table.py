@@ -1,0 +1,160 @@
+"""Fitted shares as they are kept: JSON tables that say what they rest on.
+
+Three places, the first that has an entry counts: files named on the command line, the user's own (below
+``calibrations`` in the data directory), and those that ship with tri-serve (plan/calibrations).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tri_serve.checkpoint.quantization import Method
+from tri_serve.errors import UsageError
+from tri_serve.places import data_dir
+from tri_serve.plan.result import Range
+
+FOLDER = "calibrations"
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Source(_Kept):
+    """A file of measurements."""
+
+    file: str
+    """Its name, without its folder."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class MemoryShare(_Kept):
+    """The attained share of bandwidth with so many sequences at once."""
+
+    batch: Annotated[int, Field(ge=1)]
+    share: Range
+    points: Annotated[int, Field(ge=1)]
+    """Measurements that it rests on."""
+
+
+class Calibration(_Kept):
+    """The shares of one kind of GPU with one engine and one way of storing weights."""
+
+    gpu: str
+    engine: Literal["vllm", "sglang"]
+    minor: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+    """The engine's version without its patch: ``0.32``."""
+    quantization: Method
+    versions: tuple[str, ...]
+    """The exact versions that were measured."""
+    tensor_parallel: tuple[int, ...]
+    """The sizes that were measured."""
+    memory: tuple[MemoryShare, ...] = ()
+    """By rising batch; empty: not measured."""
+    compute: Range | None = None
+    """Share of the arithmetic while generating; none: not measured."""
+    prefill: Range | None = None
+    """Share of the arithmetic while reading prompts; none: not measured."""
+    overhead: Range
+    """Seconds of each step in which the device waits for the engine."""
+    points: Annotated[int, Field(ge=1)]
+    """Measurements that it rests on."""
+    ignored: int = 0
+    """Measurements that say nothing of a share: prompts so short that they wait for weights."""
+    provenance: tuple[str, ...]
+    """What was run, as the measurements say it."""
+
+
+class CalibrationTable(_Kept):
+    """One file of calibrations."""
+
+    format: Literal[1] = 1
+    made: str
+    """When it was fitted, ISO 8601."""
+    made_with: str
+    """``tri-serve 0.1.0``."""
+    model: str
+    """Which model the bytes and operations of a step are of."""
+    machine: str
+    """Where it was fitted; where it was measured is in ``provenance``."""
+    sources: tuple[Source, ...] = ()
+    calibrations: tuple[Calibration, ...]
+
+    def to_json(self) -> str:
+        """As it is kept in a file."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def source_of(path: Path) -> Source:
+    """Which file that was, whatever becomes of it. Raises UsageError if it cannot be read."""
+    try:
+        return Source(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def describe_machine() -> str:
+    """What kind of machine this is, without its name."""
+    return f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def write_table(table: CalibrationTable, path: Path) -> None:
+    """Keep a table, whole or not at all. Raises UsageError if that is not possible."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(table.to_json(), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def read_table(path: Path) -> CalibrationTable:
+    """The table in the file ``path``. Raises UsageError, in one line, if there is none."""
+    return _parse(path, str(path))
+
+
+def user_tables_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where a user's own tables are."""
+    return data_dir(environ) / FOLDER
+
+
+def load_tables(
+    files_first: Iterable[Path] = (), environ: Mapping[str, str] = os.environ
+) -> tuple[CalibrationTable, ...]:
+    """Every table, those that count first at the front."""
+    return (
+        *(read_table(path) for path in files_first),
+        *_folder(user_tables_dir(environ)),
+        *_folder(files("tri_serve.plan") / FOLDER),
+    )
+
+
+def _folder(folder: Traversable) -> Iterator[CalibrationTable]:
+    if folder.is_dir():
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            if entry.name.endswith(".json"):
+                yield _parse(entry, str(entry))
+
+
+def _parse(file: Traversable, name: str) -> CalibrationTable:
+    try:
+        return CalibrationTable.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"{name}: is no calibration table: {f'{where}: ' if where else ''}{first['msg']}",
+            hint="make one with: tri-serve plan calibrate RESULT.json",
+        ) from error

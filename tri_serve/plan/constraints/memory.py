@@ -1,0 +1,177 @@
+"""Rules on memory: what is free, and whether weights and one whole sequence fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tri_serve.plan.constraints.attention import attention_backend
+from tri_serve.plan.constraints.request import Request
+from tri_serve.plan.constraints.rule import Found, Rule
+from tri_serve.plan.constraints.shapes import splits
+from tri_serve.plan.result import MemoryPlan
+
+GIB = 2**30
+LEAST_LENGTH = 1_024
+"""Tokens below which a shorter context is no answer to a model that does not fit."""
+LEAST_SHARE = 0.05
+MOST_RANKS = 8
+"""GPUs that one machine commonly has."""
+
+
+def gib(nbytes: float) -> str:
+    """Bytes for people: ``22.3 GiB``."""
+    return f"{nbytes / GIB:.1f} GiB"
+
+
+def _free(request: Request) -> Iterator[Found]:
+    device, share = request.device, request.spec.engine.gpu_memory_utilization
+    if request.on_cpu:
+        return
+    requested = math.ceil(device.total_bytes * share)
+    if requested <= device.free_bytes:
+        return
+    works = math.floor(device.free_bytes / device.total_bytes * 100) / 100
+    yield Found(
+        "refusal",
+        f"the engine takes {share:g} of {gib(device.total_bytes)}, {gib(requested)}, and "
+        f"{gib(device.free_bytes)} are free on {device.gpu.title}: other programs hold "
+        f"{gib(device.total_bytes - device.free_bytes)}",
+        change={"engine.gpu_memory_utilization": f"{works:g}"} if works >= LEAST_SHARE else {},
+        advice="or end what else uses the GPU (nvidia-smi lists it)",
+    )
+
+
+FREE = Rule(
+    "free-memory",
+    "The share of the GPU's memory that the engine takes is free when it starts.",
+    "vLLM 0.32.0: v1/worker/utils.py, request_memory",
+    _free,
+)
+
+
+def _fits(request: Request) -> Iterator[Found]:
+    memory = request.memory
+    if memory is None or memory.fits:
+        return
+    weights = next((term.nbytes for term in memory.terms if term.name == "weights"), None)
+    said = "" if weights is None else f"weights take {gib(weights)} of the "
+    if memory.kv_bytes <= 0:
+        message = (
+            f"the model does not fit: {said}{gib(memory.requested)} that the engine has on each "
+            f"{request.device.gpu.title}, and {gib(-memory.kv_bytes)} are missing before there is any KV "
+            "cache"
+        )
+    else:
+        needed = memory.max_model_len * memory.kv_bytes_per_token
+        message = (
+            f"not one sequence of full length fits: {memory.max_model_len:,} tokens need {gib(needed)} of KV "
+            f"cache, and {gib(memory.kv_bytes)} are left for it ({memory.kv_tokens:,} tokens)"
+        )
+    ways = list(_ways(request, memory))
+    yield Found(
+        "refusal",
+        message,
+        change=ways[0][0] if ways else {},
+        advice="; ".join([words for _, words in ways[1:]] + list(_elsewhere(request))),
+    )
+
+
+def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str], str]]:
+    """Changes of the spec with which it fits, least first, each with words for people."""
+    length = memory.kv_tokens // memory.block_tokens * memory.block_tokens
+    if memory.kv_bytes > 0 and length >= LEAST_LENGTH:
+        yield {"model.max_model_len": str(length)}, f"a context of {length:,} tokens fits"
+    if request.planner is None:
+        return
+    if memory.kv_bytes > 0 and request.spec.engine.kv_cache_dtype == "auto":
+        change = {"engine.kv_cache_dtype": "fp8"}
+        if attention_backend(request.changed(change)).backend and _would_fit(request, change):
+            yield change, "engine.kv_cache_dtype: fp8 fits, and costs some accuracy"
+    share = _share_that_is_free(request)
+    if share is not None and _would_fit(request, change := {"engine.gpu_memory_utilization": f"{share:g}"}):
+        yield change, f"engine.gpu_memory_utilization {share:g} fits"
+    for ranks in range(request.tensor_parallel + 1, MOST_RANKS + 1):
+        enough = request.device.seen == "catalogue" or ranks <= request.device.count
+        change = {"engine.tensor_parallel_size": str(ranks)}
+        if enough and splits(request.model, ranks) and _would_fit(request, change):
+            yield change, f"{ranks} × {request.device.gpu.title} fit (engine.tensor_parallel_size {ranks})"
+            return
+
+
+def _share_that_is_free(request: Request) -> float | None:
+    """The largest share of the GPU that could be taken, if it is more than what is; at most 0.98, since the driver
+    and the engine's own context take memory outside of it."""
+    device = request.device
+    if request.on_cpu:
+        return None
+    share = min(math.floor(device.free_bytes / device.total_bytes * 100) / 100, 0.98)
+    return share if share > request.spec.engine.gpu_memory_utilization else None
+
+
+def _would_fit(request: Request, change: dict[str, str]) -> bool:
+    memory = request.changed(change).memory
+    return memory is not None and memory.fits
+
+
+def _elsewhere(request: Request) -> Iterator[str]:
+    """What no key of the spec says: another checkpoint, another GPU."""
+    model = request.model
+    if model.quantization.method == "none":
+        architecture = model.architecture
+        linear = sum(n * k for n, k in architecture.linear_shapes().values()) * architecture.num_hidden_layers
+        # Half a byte and a 16-bit scale for each 128, with zero points of 4 bits.
+        small = model.weight_bytes - 2 * linear + linear * (0.5 + 2.5 / 128)
+        yield (
+            f"a 4-bit checkpoint of this model takes some {gib(small)} of weights in place of "
+            f"{gib(model.weight_bytes)}"
+        )
+    if request.planner is None:
+        return
+    for gpu in request.gpus:
+        device = replace(request.device, gpu=gpu, total=None, free=None, seen="catalogue")
+        if gpu.is_cpu or gpu.name == request.device.gpu.name:
+            continue
+        if request.planner(device, request.spec.engine, request.max_model_len).fits:
+            yield f"{gpu.title} would hold it"
+            return
+
+
+FITS = Rule(
+    "memory",
+    "Weights fit, and beside them the KV cache of one sequence of full length.",
+    "vLLM 0.32.0: v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory; the terms are the plan's",
+    _fits,
+)
+
+
+def _host(request: Request) -> Iterator[Found]:
+    """On the CPU what is asked for is allocated, so it must be free."""
+    memory, device = request.memory, request.device
+    if memory is None or not request.on_cpu or device.seen != "this machine":
+        return
+    replicas = request.spec.fleet.initial_replicas
+    weights = sum(term.nbytes for term in memory.terms if term.name == "weights")
+    needed = replicas * (weights + max(memory.kv_bytes, 0))
+    if needed <= device.free_bytes:
+        return
+    room = math.floor((device.free_bytes / replicas - weights) / GIB)
+    yield Found(
+        "refusal",
+        f"{replicas} engine{'s' if replicas > 1 else ''} on the CPU take {gib(needed)} (weights "
+        f"{gib(weights)} and a KV cache of {gib(memory.kv_bytes)} each), and {gib(device.free_bytes)} are "
+        "free",
+        change={"engine.cpu_kv_cache_gib": f"{room}.0"} if room >= 1 else {},
+        advice="" if room >= 1 else "a machine with more memory, fewer replicas, or a smaller model",
+    )
+
+
+HOST = Rule(
+    "free-memory-of-the-cpu",
+    "On the CPU, weights and KV caches of all replicas fit in free memory.",
+    "vLLM 0.32.0: v1/worker/cpu_worker.py, determine_available_memory",
+    _host,
+)
+
+RULES = (FREE, FITS, HOST)

@@ -1,0 +1,60 @@
+"""Rules on what the engine must know of the model's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tri_serve.checkpoint.architecture import LLAMA
+from tri_serve.plan.constraints.request import Request
+from tri_serve.plan.constraints.rule import Found, Rule
+
+
+def _architecture(request: Request) -> Iterator[Found]:
+    names = request.model.architecture.architectures
+    if names == (LLAMA,):
+        return
+    named = ", ".join(names) or "nothing"
+    yield Found(
+        "refusal",
+        f"config.json calls the model {named}; {request.engine} would have to have a class of that name, "
+        f"and tri-serve knows the memory and the speed of {LLAMA} only",
+        advice=f"point model.source at a checkpoint that was saved as, or converted to, {LLAMA}: the same "
+        "weights under a Llama's names, and a config.json that says so",
+    )
+
+
+ARCHITECTURE = Rule(
+    "architecture",
+    "The model is a LlamaForCausalLM.",
+    "vLLM 0.24.0, 0.29.0, 0.32.0: model_executor/models/registry.py has no TrillionForCausalLM",
+    _architecture,
+)
+
+
+def _remote_code(request: Request) -> Iterator[Found]:
+    if not request.model.remote_code:
+        return
+    if request.spec.model.trust_remote_code:
+        yield Found(
+            "note",
+            "config.json has Python code of the checkpoint run (auto_map), and model.trust_remote_code "
+            "allows it: it can do whatever the engine can",
+        )
+        return
+    yield Found(
+        "refusal",
+        "config.json wants Python code of the checkpoint to be run (auto_map), and model.trust_remote_code is off",
+        change={"model.trust_remote_code": "true"},
+        advice="read that code first; better, take a checkpoint without it: remove auto_map from "
+        f"config.json if the architecture is {LLAMA}, whose code the engine has",
+    )
+
+
+REMOTE_CODE = Rule(
+    "remote-code",
+    "Python code that comes with the checkpoint is run only if the user allows it.",
+    "vLLM 0.32.0: transformers_utils/config.py (trust_remote_code)",
+    _remote_code,
+)
+
+RULES = (ARCHITECTURE, REMOTE_CODE)

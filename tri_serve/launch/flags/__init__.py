@@ -1,0 +1,1 @@
+"""Which flags each version of an engine knows: tables read from its source, and how they are made anew."""

@@ -93,7 +93,7 @@ def _measured(calibration: Calibration, prior: Shares) -> Shares:
         prefill=calibration.prefill or prior.prefill,
         overhead=calibration.overhead,
         evidence="calibrated",
-        detail=f"{calibration.points} measurements of {calibration.gpu} with {calibration.engine} "
+        detail=f"{calibration.points} measurement{'s' * (calibration.points > 1)} of {calibration.gpu} with {calibration.engine} "
         f"{', '.join(calibration.versions)} {calibration.quantization}"
         + (f"; {' and '.join(assumed)} not measured: a prior" if assumed else ""),
     )

@@ -43,7 +43,7 @@ class Measurement(BaseModel):
     context: Annotated[int, Field(ge=1)]
     """Decode: tokens behind each sequence, on average. Prefill: tokens of each prompt."""
     tokens_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    """Of all sequences together. Decode: tokens generated. Prefill: tokens of the prompts, until the first answer."""
+    """Of all sequences together. Decode: tokens generated. Prefill: tokens of prompts, until the first answer."""
     kv_cache_dtype: Literal["bfloat16", "fp8"] = "bfloat16"
     provenance: Annotated[str, Field(min_length=1)]
     """What was run, where and when, so that somebody can do it again."""

@@ -86,6 +86,9 @@ def _measured(calibration: Calibration, prior: Shares) -> Shares:
         "prefill": calibration.prefill is not None,
     }
     assumed = [name for name, measured in known.items() if not measured]
+    count = f"{calibration.points} measurement{'s' if calibration.points > 1 else ''}"
+    of_what = f"{calibration.gpu} with {calibration.engine} {', '.join(calibration.versions)}"
+    rest = f"; {' and '.join(assumed)} not measured: a prior" if assumed else ""
     return replace(
         prior,
         memory=tuple((knot.batch, knot.share) for knot in calibration.memory) or prior.memory,
@@ -93,9 +96,7 @@ def _measured(calibration: Calibration, prior: Shares) -> Shares:
         prefill=calibration.prefill or prior.prefill,
         overhead=calibration.overhead,
         evidence="calibrated",
-        detail=f"{calibration.points} measurement{'s' * (calibration.points > 1)} of {calibration.gpu} with {calibration.engine} "
-        f"{', '.join(calibration.versions)} {calibration.quantization}"
-        + (f"; {' and '.join(assumed)} not measured: a prior" if assumed else ""),
+        detail=f"{count} of {of_what} {calibration.quantization}{rest}",
     )
 
 

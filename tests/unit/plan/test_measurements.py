@@ -9,7 +9,7 @@ import pytest
 from tri_serve.errors import UsageError
 from tri_serve.plan.measurements import Measurement, Setting, read_measurements
 
-POINT = {
+POINT: dict[str, Any] = {
     "gpu": "L4",
     "engine": "vllm",
     "version": "0.32.0",

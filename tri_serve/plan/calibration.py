@@ -6,16 +6,20 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tri_serve.errors import UsageError
 from tri_serve.plan.calibration_table import Calibration, CalibrationTable, MemoryShare, Source
 from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.facts import Gpu, ModelFacts
-from tri_serve.plan.measurements import Measurement
 from tri_serve.plan.result import Range
 from tri_serve.plan.roofline import Roofline, roofline
 from tri_serve.plan.shares import Pace, Shares, prior_shares
 from tri_serve.spec.engine import EngineSpec
+
+if TYPE_CHECKING:
+    # Whoever fits has imported it; a plan only wants the shares, and should not wait for it.
+    from tri_serve.plan.measurements import Measurement
 
 _FEW = 3
 _SPREAD_OF_FEW = 0.15

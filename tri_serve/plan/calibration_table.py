@@ -26,7 +26,8 @@ FOLDER = "calibrations"
 
 
 class _Kept(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Built when first used: most machines have no table, and a plan should not wait for the models of one.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Source(_Kept):

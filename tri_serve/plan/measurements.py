@@ -27,7 +27,7 @@ _FORMAT = "docs: 'Calibrate a plan' shows the fields; 'vllm bench serve --save-r
 class Measurement(BaseModel):
     """One point: how fast an engine was."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     gpu: Annotated[str, Field(min_length=1)]
     """A device of the catalogue."""

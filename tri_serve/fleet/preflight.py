@@ -22,6 +22,7 @@ from tri_serve.errors import (
     SpecError,
     TriServeError,
 )
+from tri_serve.fleet.gpu_preflight import check_gpus_here
 from tri_serve.fleet.keys import check_exposure, client_key_hashes
 from tri_serve.fleet.prepare import Prepared, fleet_gpus
 from tri_serve.fleet.release import LOG_BYTES, known_releases, release_paths
@@ -35,8 +36,9 @@ from tri_serve.fleet.resources import (
 )
 from tri_serve.fleet.state import read_state
 from tri_serve.launch.device import Device, check_gpus, detect_device
-from tri_serve.launch.environment import EngineEnvironment, find_environment
+from tri_serve.launch.environment import EngineEnvironment, engines_dir, find_environment
 from tri_serve.launch.inherited import inherited_environment
+from tri_serve.launch.install import DISK_BYTES
 from tri_serve.places import cache_dir, data_dir
 from tri_serve.process.ports import bind_listener
 from tri_serve.spec.engine import ModelSpec
@@ -265,6 +267,13 @@ def preflight(
                 spec.engine.tensor_parallel_size,
                 fleet_gpus(spec),
                 key=replicas_key(spec),
+            )
+        )
+        check_gpus_here(spec, problems.collect, engines=0 if replaced else engines)
+    if install:
+        problems.collect(
+            lambda: check_disk(
+                engines_dir(data_dir()), DISK_BYTES[device], "the engine environment and its packages"
             )
         )
     if here and new_listener:

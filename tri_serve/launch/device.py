@@ -100,8 +100,13 @@ def check_gpus(
         hint = f"--set engine.tensor_parallel_size={found} fits, if the model does"
     else:
         hint = "CUDA_VISIBLE_DEVICES names GPUs that the driver shows no files of"
+    why = (
+        "; each takes most of a GPU's memory for itself, so no two share one"
+        if replicas > 1 and found
+        else ""
+    )
     raise ResourceError(
-        f"GPUs: {engines} {needed}{each}, and {there if found else 'none is visible'}", hint=hint
+        f"GPUs: {engines} {needed}{each}, and {there if found else 'none is visible'}{why}", hint=hint
     )
 
 

@@ -17,7 +17,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -45,7 +45,8 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 sources lack the build."""
 
 # Measured for 0.32.0 on the CPU: 2.2 GiB installed plus 0.7 GiB of wheels while it is made.
-_DISK_BYTES = {"cpu": 4 * 2**30, "cuda": 20 * 2**30}
+DISK_BYTES: Mapping[Device, int] = {"cpu": 4 * 2**30, "cuda": 20 * 2**30}
+"""Bytes that must be free before an environment is made."""
 
 # Prints what the installed engine requires here, one requirement a line, without its extras.
 _LIST_REQUIREMENTS = """
@@ -83,7 +84,7 @@ def install_environment(
     with _exclusive(path.parent / f".{name}.lock", report) as lock_fd:
         if not reinstall and (found := _up_to_date(path, pins)):
             return found  # somebody else has just made it
-        _require_disk(path.parent, _DISK_BYTES[device])
+        _require_disk(path.parent, DISK_BYTES[device])
         if path.exists():
             _require_unused(path)
             report(f"removing the unfinished or outdated environment in {path}")

@@ -120,10 +120,16 @@ def test_replicas_get_neighbouring_gpus_in_the_order_given() -> None:
 @pytest.mark.parametrize(
     ("replicas", "parallel", "visible", "message", "hint"),
     [
-        (3, 1, ("0", "1"), "GPUs: 3 engines need 3, and 2 are visible (0, 1)", "--set fleet.replicas=2 fits"),
+        (
+            *(3, 1, ("0", "1")),
+            "GPUs: 3 engines need 3, and 2 are visible (0, 1); each takes most of a GPU's memory for itself, so no "
+            "two share one",
+            "--set fleet.replicas=2 fits",
+        ),
         (
             *(2, 4, ("0", "1", "2", "3", "4")),
-            "GPUs: 2 engines need 8 (4 each, engine.tensor_parallel_size), and 5 are visible (0, 1, 2, 3, 4)",
+            "GPUs: 2 engines need 8 (4 each, engine.tensor_parallel_size), and 5 are visible (0, 1, 2, 3, 4)"
+            "; each takes most of a GPU's memory for itself, so no two share one",
             "--set fleet.replicas=1 fits",
         ),
         (
@@ -131,7 +137,12 @@ def test_replicas_get_neighbouring_gpus_in_the_order_given() -> None:
             "GPUs: 1 engine needs 4, and 2 are visible (0, 1)",
             "--set engine.tensor_parallel_size=2 fits, if the model does",
         ),
-        (2, 1, ("7",), "GPUs: 2 engines need 2, and 1 is visible (7)", "--set fleet.replicas=1 fits"),
+        (
+            *(2, 1, ("7",)),
+            "GPUs: 2 engines need 2, and 1 is visible (7); each takes most of a GPU's memory for itself, so no two "
+            "share one",
+            "--set fleet.replicas=1 fits",
+        ),
         (1, 1, (), "GPUs: 1 engine needs 1, and none is visible", "CUDA_VISIBLE_DEVICES names GPUs that"),
     ],
 )

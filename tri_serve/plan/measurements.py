@@ -21,7 +21,7 @@ from tri_serve.plan.catalogue import find_gpu
 
 _MOST_BYTES = 64 * 2**20
 """With --save-detailed a long benchmark writes some megabytes; more is no result."""
-_FORMAT = "docs: 'Calibrate a plan' shows the fields; 'vllm bench serve --save-result' writes such a file"
+_FORMAT = "docs/calibrate.md shows the fields; 'vllm bench serve --save-result' writes such a file"
 
 
 class Measurement(BaseModel):

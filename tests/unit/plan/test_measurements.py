@@ -1,6 +1,7 @@
 """What was measured, read from our own files and from those of vLLM's benchmarks."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,12 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("[{")
     with pytest.raises(UsageError, match=r"text\.json: is no JSON"):
         read_measurements(tmp_path / "text.json")
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "calibrate.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```json\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "example.json").write_text(example)
+    (found,) = read_measurements(tmp_path / "example.json")
+    assert set(json.loads(example)[0]) == set(Measurement.model_fields)
+    assert (found.gpu, found.batch) == ("l4", 8)

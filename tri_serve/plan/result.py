@@ -36,7 +36,10 @@ class MemoryPlan(PlanModel):
     requested: int
     """Bytes that the engine takes for itself in all: its share of ``total``."""
     terms: tuple[Term, ...]
-    """What lies in ``requested``, the KV cache last: they add up to it unless the plan does not fit."""
+    """What lies in ``requested``, the KV cache last: they add up to it unless the KV cache was given a size."""
+    outside: tuple[Term, ...] = ()
+    """What lies in the rest of ``total``: the driver's own, the CUDA context, and headroom last, which is negative
+    by what is missing."""
     kv_bytes: int
     """Bytes for the KV cache; negative by what is missing if not even the weights fit."""
     kv_dtype: str
@@ -57,6 +60,20 @@ class MemoryPlan(PlanModel):
     """Recommended for the engine's option of that name."""
     max_num_batched_tokens: int
     """Recommended for the engine's option of that name."""
+    reasons: dict[str, str] = {}
+    """Why these are recommended, by the option's name."""
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
+    @property
+    def startable(self) -> int:
+        """Bytes that are free for ``requested`` when the engine looks: with less it does not start."""
+        return self.free - sum(term.nbytes for term in self.outside if term.name in ("driver", "CUDA context"))
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def starts(self) -> bool:
+        """Whether enough is free for the engine to start."""
+        return self.startable >= self.requested
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property

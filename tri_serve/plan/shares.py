@@ -94,7 +94,7 @@ def prior_shares(gpu: Gpu) -> Shares:
         exchange=Range(low=8e-6, likely=20e-6, high=50e-6),
         link=Range(low=0.4, likely=0.6, high=0.8),
         evidence="prior",
-        detail="a prior: 45-75% of the bandwidth, 40-75% of the arithmetic; measure, then plan calibrate",
+        detail="a prior: 38-75% of the bandwidth, 40-75% of the arithmetic; measure, then plan calibrate",
     )
 
 

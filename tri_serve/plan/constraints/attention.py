@@ -128,6 +128,7 @@ FP8_KV = Rule(
     "vLLM 0.32.0: platforms/cuda.py, v1/attention/backends/triton_attn.py (TritonAttentionImpl: fp8 needs "
     "8.9), fa_utils.py (flash_attn_supports_kv_cache_dtype), flashinfer.py (head sizes), cpu_attn.py; the "
     "same in 0.24, 0.29",
+    ("refusal", "warning"),
     _fp8,
 )
 
@@ -160,6 +161,7 @@ BACKEND = Rule(
     "attention-backend",
     "There is an attention backend for the model's head_dim; one that is not FlashAttention is named.",
     "vLLM 0.32.0: platforms/cuda.py (get_valid_backends), v1/attention/backends/*.py (supports_head_size)",
+    ("refusal", "warning"),
     _backend,
 )
 

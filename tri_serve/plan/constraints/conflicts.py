@@ -38,6 +38,7 @@ KV_CACHE_BYTES = Rule(
     "kv-cache-bytes",
     "The size of the KV cache is said once.",
     "vLLM 0.32.0: config/cache.py (kv_cache_memory_bytes), platforms/cpu.py (VLLM_CPU_KVCACHE_SPACE)",
+    ("warning",),
     _kv_bytes,
 )
 
@@ -59,6 +60,7 @@ EAGER = Rule(
     "eager-and-graphs",
     "CUDA graphs are not configured where they are turned off.",
     "vLLM 0.32.0: config/vllm.py (enforce_eager)",
+    ("warning",),
     _eager,
 )
 
@@ -83,6 +85,7 @@ VOID_KEYS = Rule(
     "keys-of-another-device",
     "Keys of the CPU are not set for a GPU, nor those of a GPU for the CPU.",
     "tri-serve's own launch configs",
+    ("note",),
     _void_keys,
 )
 

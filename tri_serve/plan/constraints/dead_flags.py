@@ -133,6 +133,7 @@ DEAD = Rule(
     "dead-flags",
     "`engine.extra_args` holds no flag that this version of the engine has dropped.",
     "vLLM 0.18.0 to 0.32.0: engine/arg_utils.py and entrypoints/openai, compared",
+    ("refusal",),
     _dead,
 )
 

@@ -52,6 +52,7 @@ DRIVER = Rule(
     "driver",
     "The NVIDIA driver takes the CUDA that the engine is built with.",
     "package metadata of vllm and torch on PyPI; NVIDIA, CUDA compatibility (minor version compatibility)",
+    ("refusal", "warning"),
     _driver,
 )
 

@@ -42,6 +42,7 @@ DTYPE = Rule(
     "The device and the quantization can compute in `engine.dtype`.",
     "vLLM 0.32.0: platforms/cuda.py (check_if_supports_dtype), quantization/auto_awq.py and auto_gptq.py "
     "(get_supported_act_dtypes)",
+    ("refusal", "note"),
     _dtype,
 )
 

@@ -7,9 +7,8 @@ slower ones; on the CPU CPUWNA16LinearKernel (on x86). In 0.24 and 0.29 the firs
 from __future__ import annotations
 
 from tri_serve.checkpoint.quantization import QuantizationFacts
-from tri_serve.plan.constraints.request import Version
+from tri_serve.plan.constraints.request import Request, Version
 from tri_serve.plan.constraints.shapes import CPU_MULTIPLE, RankLayer, quantized_layers
-from tri_serve.plan.facts import ModelFacts, PlanDevice
 
 Capability = tuple[int, int]
 
@@ -27,21 +26,19 @@ PADS_TILES: Version = (0, 24)
 """First version read in which Marlin pads other shapes; 0.18 gives them to a slower kernel."""
 
 
-def kernel_expectation(
-    model: ModelFacts, device: PlanDevice, version: Version, *, tensor_parallel: int = 1
-) -> str:
+def kernel_expectation(request: Request) -> str:
     """The kernel that vLLM is expected to choose for the quantised layers; where they differ, which for which.
 
     Ends in "no kernel …" where none takes a layer.
     """
-    quantization = model.quantization
+    quantization = request.model.quantization
     if quantization.method == "none":
         return "none: weights are not quantised"
     if quantization.method == "bitsandbytes":
         return f"bitsandbytes, {quantization.bits} bits"
     layers: dict[str, list[str]] = {}
-    for layer in quantized_layers(model, tensor_parallel):
-        kernel = layer_kernel(layer, quantization, device.gpu.compute_capability, version)
+    for layer in quantized_layers(request.model, request.tensor_parallel):
+        kernel = kernel_of(request, layer)
         layers.setdefault(kernel or "no kernel", []).append(layer.name)
     if not layers:
         return "none: every layer is listed as not quantised"
@@ -50,6 +47,12 @@ def kernel_expectation(
         f"; {kernel} for {', '.join(names)}" for kernel, names in layers.items() if kernel != most
     )
     return f"{most}{others}"
+
+
+def kernel_of(request: Request, layer: RankLayer) -> str | None:
+    """The kernel for one layer of the request; None if none takes it."""
+    capability = request.device.gpu.compute_capability
+    return layer_kernel(layer, request.model.quantization, capability, request.version)
 
 
 def layer_kernel(
@@ -63,7 +66,7 @@ def layer_kernel(
         return CPU_KERNEL if fits and even and quantization.bits == 4 else None
     if capability < (7, 5):
         return None
-    if quantization.method == "awq" and not _marlin_takes(layer, quantization, (0, 32)):
+    if quantization.method == "awq" and not _marlin_takes(layer, quantization, version):
         # Decided before a kernel is looked for (quantization/auto_awq.py, get_quant_method).
         return "AWQ's own Triton kernel"
     if capability == (9, 0) and _machete_takes(layer, quantization):

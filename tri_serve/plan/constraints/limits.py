@@ -30,6 +30,7 @@ CONTEXT = Rule(
     "context-of-the-model",
     "`model.max_model_len` is at most the context that config.json gives the model.",
     "vLLM 0.32.0: config/model.py, _get_and_verify_max_len",
+    ("refusal", "warning"),
     _context,
 )
 
@@ -90,6 +91,7 @@ BATCH = Rule(
     "tokens-of-a-step",
     "A step has room for every running sequence, and without chunked prefill for the longest prompt.",
     "vLLM 0.32.0: config/scheduler.py (verify_max_model_len), engine/arg_utils.py (get_batch_defaults)",
+    ("refusal",),
     _batch,
 )
 

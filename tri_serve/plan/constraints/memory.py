@@ -30,23 +30,34 @@ def _free(request: Request) -> Iterator[Found]:
     if request.on_cpu:
         return
     requested = math.ceil(device.total_bytes * share)
-    if requested <= device.free_bytes:
+    free = _startable(request)
+    if requested <= free:
         return
-    works = math.floor(device.free_bytes / device.total_bytes * 100) / 100
+    works = math.floor(free / device.total_bytes * 100) / 100
+    others = device.total_bytes - device.free_bytes
+    said = f", of which other programs hold {gib(others)}" if others else ""
+    context = (
+        f", after its CUDA context of {gib(device.free_bytes - free)}" if free < device.free_bytes else ""
+    )
     yield Found(
         "refusal",
-        f"the engine takes {share:g} of {gib(device.total_bytes)}, {gib(requested)}, and "
-        f"{gib(device.free_bytes)} are free on {device.gpu.title}: other programs hold "
-        f"{gib(device.total_bytes - device.free_bytes)}",
+        f"the engine takes {share:g} of the {gib(device.total_bytes)} of {device.gpu.title}{said}: "
+        f"{gib(requested)}, and {gib(free)} are free{context}",
         change={"engine.gpu_memory_utilization": f"{works:g}"} if works >= LEAST_SHARE else {},
-        advice="or end what else uses the GPU (nvidia-smi lists it)",
+        advice="or end what else uses the GPU (nvidia-smi lists it)" if others else "",
     )
+
+
+def _startable(request: Request) -> int:
+    """Bytes that are free when the engine looks: its CUDA context is there by then."""
+    return request.device.free_bytes if request.memory is None else request.memory.startable
 
 
 FREE = Rule(
     "free-memory",
     "The share of the GPU's memory that the engine takes is free when it starts.",
     "vLLM 0.32.0: v1/worker/utils.py, request_memory",
+    ("refusal",),
     _free,
 )
 
@@ -80,8 +91,7 @@ def _fits(request: Request) -> Iterator[Found]:
 
 def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str], str]]:
     """Changes of the spec with which it fits, least first, each with words for people."""
-    length = memory.kv_tokens // memory.block_tokens * memory.block_tokens
-    if memory.kv_bytes > 0 and length >= LEAST_LENGTH:
+    if length := _length_that_fits(request, memory):
         yield {"model.max_model_len": str(length)}, f"a context of {length:,} tokens fits"
     if request.planner is None:
         return
@@ -100,13 +110,25 @@ def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str]
             return
 
 
+def _length_that_fits(request: Request, memory: MemoryPlan) -> int | None:
+    """The longest context of which one sequence fits, in whole blocks."""
+    for _ in range(3):
+        # A shorter context can change the engine's batch, and so what is left for the KV cache.
+        length = min(memory.kv_tokens, memory.max_model_len - 1) // memory.block_tokens * memory.block_tokens
+        if memory.kv_bytes <= 0 or length < LEAST_LENGTH:
+            return None
+        shorter = request.changed({"model.max_model_len": str(length)}).memory
+        if request.planner is None or shorter is None or shorter.fits:
+            return length
+        memory = shorter
+    return None
+
+
 def _share_that_is_free(request: Request) -> float | None:
-    """The largest share of the GPU that could be taken, if it is more than what is; at most 0.98, since the driver
-    and the engine's own context take memory outside of it."""
-    device = request.device
+    """The largest share of the GPU that could be taken, if it is more than what is."""
     if request.on_cpu:
         return None
-    share = min(math.floor(device.free_bytes / device.total_bytes * 100) / 100, 0.98)
+    share = math.floor(_startable(request) / request.device.total_bytes * 100) / 100
     return share if share > request.spec.engine.gpu_memory_utilization else None
 
 
@@ -142,6 +164,7 @@ FITS = Rule(
     "memory",
     "Weights fit, and beside them the KV cache of one sequence of full length.",
     "vLLM 0.32.0: v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory; the terms are the plan's",
+    ("refusal",),
     _fits,
 )
 
@@ -152,16 +175,14 @@ def _host(request: Request) -> Iterator[Found]:
     if memory is None or not request.on_cpu or device.seen != "this machine":
         return
     replicas = request.spec.fleet.initial_replicas
-    weights = sum(term.nbytes for term in memory.terms if term.name == "weights")
-    needed = replicas * (weights + max(memory.kv_bytes, 0))
-    if needed <= device.free_bytes:
+    beside = memory.requested - memory.kv_bytes
+    if replicas * memory.requested <= device.free_bytes:
         return
-    room = math.floor((device.free_bytes / replicas - weights) / GIB)
+    room = math.floor((device.free_bytes / replicas - beside) / GIB)
     yield Found(
         "refusal",
-        f"{replicas} engine{'s' if replicas > 1 else ''} on the CPU take {gib(needed)} (weights "
-        f"{gib(weights)} and a KV cache of {gib(memory.kv_bytes)} each), and {gib(device.free_bytes)} are "
-        "free",
+        f"{replicas} engine{'s' if replicas > 1 else ''} on the CPU take {gib(replicas * memory.requested)}: a KV "
+        f"cache of {gib(memory.kv_bytes)} and {gib(beside)} beside it each; {gib(device.free_bytes)} are free",
         change={"engine.cpu_kv_cache_gib": f"{room}.0"} if room >= 1 else {},
         advice="" if room >= 1 else "a machine with more memory, fewer replicas, or a smaller model",
     )
@@ -171,6 +192,7 @@ HOST = Rule(
     "free-memory-of-the-cpu",
     "On the CPU, weights and KV caches of all replicas fit in free memory.",
     "vLLM 0.32.0: v1/worker/cpu_worker.py, determine_available_memory",
+    ("refusal",),
     _host,
 )
 

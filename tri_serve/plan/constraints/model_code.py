@@ -27,6 +27,7 @@ ARCHITECTURE = Rule(
     "architecture",
     "The model is a LlamaForCausalLM.",
     "vLLM 0.24.0, 0.29.0, 0.32.0: model_executor/models/registry.py has no TrillionForCausalLM",
+    ("refusal",),
     _architecture,
 )
 
@@ -54,6 +55,7 @@ REMOTE_CODE = Rule(
     "remote-code",
     "Python code that comes with the checkpoint is run only if the user allows it.",
     "vLLM 0.32.0: transformers_utils/config.py (trust_remote_code)",
+    ("refusal", "note"),
     _remote_code,
 )
 

@@ -8,11 +8,12 @@ from tri_serve.plan.constraints.kernels import (
     MARLIN_GROUPS,
     fits_tiles,
     kernel_expectation,
+    kernel_of,
     layer_kernel,
 )
 from tri_serve.plan.constraints.request import Request, Version
 from tri_serve.plan.constraints.rule import Found, Rule
-from tri_serve.plan.constraints.shapes import quantized_layers
+from tri_serve.plan.constraints.shapes import quantized_layers, split_groups
 
 BNB_PLUGIN_SINCE: Version = (0, 28)
 BNB_PLUGIN = "vllm-bnb-plugin"
@@ -43,6 +44,7 @@ AGREEMENT = Rule(
     "quantization-of-the-checkpoint",
     "`model.quantization` is `auto` or what the checkpoint's config.json says.",
     "vLLM 0.32.0: config/model.py (_verify_quantization), model_loader/weight_utils.py (get_quant_config)",
+    ("refusal",),
     _agreement,
 )
 
@@ -85,6 +87,7 @@ SCHEME = Rule(
     "vLLM 0.32.0: quantization/auto_gptq.py and auto_awq.py (TYPE_MAP), utils/gptq_utils.py, "
     "utils/marlin_utils.py, compressed_tensors/compressed_tensors.py; activation order: 0.29 takes it, "
     "0.30 refuses it",
+    ("refusal",),
     _scheme,
 )
 
@@ -103,9 +106,7 @@ def _kernel(request: Request) -> Iterator[Found]:
         )
         return
     layers = quantized_layers(model, request.tensor_parallel)
-    lacking = [
-        layer for layer in layers if not layer_kernel(layer, model.quantization, capability, request.version)
-    ]
+    lacking = [layer for layer in layers if kernel_of(request, layer) is None]
     if lacking:
         sizes = ", ".join(f"{layer.name} {layer.inputs:,} × {layer.outputs:,}" for layer in lacking)
         ranks = _cpu_ranks(request)
@@ -117,7 +118,10 @@ def _kernel(request: Request) -> Iterator[Found]:
             change={} if ranks is None else {"engine.tensor_parallel_size": str(ranks)},
         )
         return
-    kernel = kernel_expectation(model, device, request.version, tensor_parallel=request.tensor_parallel)
+    if split_groups(model, request.tensor_parallel):
+        # Refused by another rule; the kernel would only be a part of what goes wrong.
+        return
+    kernel = kernel_expectation(request)
     if "Marlin" not in kernel and "Machete" not in kernel and capability is not None:
         yield Found(
             "warning", f"expect {kernel}: neither Marlin nor Machete takes {model.quantization.label}"
@@ -127,8 +131,7 @@ def _kernel(request: Request) -> Iterator[Found]:
     padded = [
         f"{layer.name} {layer.inputs:,} × {layer.outputs:,}"
         for layer in layers
-        if layer_kernel(layer, model.quantization, capability, request.version) == "Marlin"
-        and not fits_tiles(layer)
+        if kernel_of(request, layer) == "Marlin" and not fits_tiles(layer)
     ]
     if padded:
         yield Found(
@@ -154,6 +157,7 @@ KERNEL = Rule(
     "Machete, on the CPU CPUWNA16LinearKernel.",
     "vLLM 0.32.0: kernels/linear/__init__.py (choose_mp_linear_kernel), "
     "kernels/linear/mixed_precision/*.py, quantization/utils/marlin_utils.py (marlin_padded_nk)",
+    ("refusal", "warning"),
     _kernel,
 )
 
@@ -186,6 +190,7 @@ BITSANDBYTES = Rule(
     "From vLLM 0.28 on, bitsandbytes checkpoints need the package vllm-bnb-plugin in the engine's environment.",
     "vLLM 0.27.1 has quantization/bitsandbytes.py, 0.28.0 has not; vllm-bnb-plugin 0.0.3 on PyPI (entry "
     "point vllm.general_plugins, needs bitsandbytes>=0.48.1, compute capability 7.0)",
+    ("warning", "note"),
     _bitsandbytes,
 )
 

@@ -35,9 +35,12 @@ class Rule:
     """What must hold, in one sentence."""
     source: str
     """The engine's source with its version, a vendor's document, or arithmetic."""
+    severities: tuple[Severity, ...]
+    """What its findings can be."""
     check: Callable[[Request], Iterator[Found]]
 
     def find(self, request: Request) -> tuple[Finding, ...]:
+        """What the rule finds in ``request``, as people and programs read it."""
         return tuple(
             Finding(
                 rule=self.name,

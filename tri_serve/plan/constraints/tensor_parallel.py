@@ -79,6 +79,7 @@ GROUP_SIZE = Rule(
     "compressed_tensors_wNa16.py; quantization/auto_gptq.py has no such check, and kernels/linear falls "
     "through Marlin, which has one, to Exllama or Humming, which have none, and on compute capability 9.0 "
     "begins with Machete, which has none either (the same in 0.24 and 0.29)",
+    ("refusal",),
     _group_size,
 )
 
@@ -97,6 +98,7 @@ HEADS = Rule(
     "heads-tensor-parallel",
     "The number of query heads is a multiple of the tensor-parallel size.",
     "vLLM 0.32.0: config/model.py, verify_with_parallel_config",
+    ("refusal",),
     _heads,
 )
 
@@ -122,6 +124,7 @@ KV_HEADS = Rule(
     "kv-heads-tensor-parallel",
     "Of the number of key-value heads and the tensor-parallel size, one is a multiple of the other.",
     "vLLM 0.32.0: model_executor/models/llama.py, LlamaAttention",
+    ("refusal", "note"),
     _kv_heads,
 )
 
@@ -142,6 +145,7 @@ SIZES = Rule(
     "sizes-tensor-parallel",
     "The MLP's width and the padded vocabulary are multiples of the tensor-parallel size.",
     "vLLM 0.32.0: distributed/utils.py (divide), model_executor/layers/vocab_parallel_embedding.py",
+    ("refusal",),
     _sizes,
 )
 
@@ -162,6 +166,7 @@ WORDS = Rule(
     "packed-words-tensor-parallel",
     "Each GPU's part of a quantised layer is made of whole 32-bit words.",
     "vLLM 0.32.0: quantization/auto_awq.py, auto_gptq.py, compressed_tensors_wNa16.py (packed parameters)",
+    ("refusal",),
     _words,
 )
 
@@ -187,6 +192,7 @@ GPUS = Rule(
     "gpus-tensor-parallel",
     "One engine does not need more GPUs than there are.",
     'vLLM 0.32.0: config/parallel.py ("World size … is larger than the number of available GPUs")',
+    ("refusal", "note"),
     _gpus,
 )
 
@@ -220,6 +226,7 @@ REPLICAS = Rule(
     "replicas-and-gpus",
     "No two replicas share a GPU.",
     "arithmetic; vLLM 0.32.0: v1/worker/utils.py (request_memory) refuses to start where its share is not free",
+    ("refusal", "note"),
     _replicas,
 )
 

@@ -1,0 +1,105 @@
+"""What is free, what fits, and what the refusal names instead: with plans made up, and with real ones."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tri_serve.plan.constraints import Request
+from tri_serve.plan.result import Finding, MemoryPlan
+
+Ask = Callable[..., Request]
+Find = Callable[[Request, str], tuple[Finding, ...]]
+Only = Callable[[Request, str], Finding]
+Memories = Callable[..., MemoryPlan]
+
+GIB = 2**30
+
+
+def test_a_share_that_is_not_free_is_refused_with_the_largest_that_is(
+    ask: Ask, found: Find, only: Only
+) -> None:
+    """17.5 of 24 GiB free: 0.72 of it is 17.28, 0.73 would be 17.52."""
+    card = {"total": 24 * GIB, "seen": "this machine"}
+    finding = only(ask(device=card | {"free": int(17.5 * GIB)}), "free-memory")
+    assert finding.severity == "refusal"
+    assert "takes 0.92 of the 24.0 GiB" in finding.message
+    assert "other programs hold 6.5 GiB" in finding.message
+    assert finding.change == {"engine.gpu_memory_utilization": "0.72"}
+    assert found(ask(device=card), "free-memory") == ()
+
+
+def test_a_gpu_that_is_all_but_full_has_no_share_to_name(ask: Ask, only: Only) -> None:
+    finding = only(ask(device={"free": GIB, "seen": "this machine"}), "free-memory")
+    assert finding.change == {}
+    assert "nvidia-smi" in finding.advice
+
+
+def test_the_engine_s_own_context_counts_as_taken(ask: Ask, only: Only) -> None:
+    finding = only(ask(engine={"gpu_memory_utilization": 1.0}, planned=True), "free-memory")
+    assert "CUDA context" in finding.message
+    assert 0.9 < float(finding.change["engine.gpu_memory_utilization"]) < 1
+
+
+def test_one_sequence_that_does_not_fit_gets_the_context_that_does(
+    ask: Ask, found: Find, memory: Memories
+) -> None:
+    """3,000 tokens are 187 whole blocks of 16."""
+    short = memory(kv_tokens=3_000, kv_bytes=3_000 * 204_800, full_length_sequences=3_000 / 8_192)
+    (finding,) = found(replace(ask(), memory=short), "memory")
+    assert finding.severity == "refusal"
+    assert "8,192 tokens need 1.6 GiB of KV cache, and 0.6 GiB are left" in finding.message
+    assert finding.change == {"model.max_model_len": "2992"}
+    assert found(replace(ask(), memory=memory()), "memory") == ()
+    assert found(ask(), "memory") == ()
+
+
+def test_weights_that_do_not_fit_are_refused_with_what_is_missing(
+    ask: Ask, found: Find, memory: Memories
+) -> None:
+    none = memory(kv_bytes=-2 * GIB, kv_tokens=0, blocks=0, full_length_sequences=0.0)
+    (finding,) = found(replace(ask(quantization="none"), memory=none), "memory")
+    assert "2.0 GiB are missing before there is any KV cache" in finding.message
+    assert finding.change == {}
+    assert "a 4-bit checkpoint of this model takes some" in finding.advice
+
+
+def test_bf16_on_one_24_gb_card_is_told_of_more_cards_4_bits_and_larger_gpus(ask: Ask, only: Only) -> None:
+    """38.6 GiB of weights: two cards of 22.5 GiB are too small for them, four are not."""
+    finding = only(ask("l4", "none", planned=True), "memory")
+    assert finding.severity == "refusal"
+    assert finding.change == {"engine.tensor_parallel_size": "4"}
+    assert "4-bit checkpoint" in finding.advice
+    assert "would hold it" in finding.advice
+
+
+def test_what_is_short_of_kv_cache_alone_is_told_of_a_shorter_context_and_of_fp8(
+    ask: Ask, only: Only
+) -> None:
+    tight = {"gpu_memory_utilization": 0.60}
+    finding = only(ask("l4", engine=tight, planned=True), "memory")
+    if "model.max_model_len" in finding.change:
+        assert int(finding.change["model.max_model_len"]) < 8_192
+    assert "engine.gpu_memory_utilization" in str(finding.change) + finding.advice
+
+
+def test_a_plan_that_fits_is_not_refused(ask: Ask, found: Find) -> None:
+    assert found(ask("l4", planned=True), "memory") == ()
+    assert found(ask("l4", planned=True), "free-memory") == ()
+
+
+@pytest.mark.parametrize(("free", "change"), [(40, None), (20, "8.0")])
+def test_the_cpu_s_free_memory_holds_weights_and_kv_cache(
+    ask: Ask, found: Find, memory: Memories, free: int, change: str | None
+) -> None:
+    """12 GiB beside a KV cache of 16: 28 in all."""
+    taken = memory(kv_bytes=16 * GIB, requested=28 * GIB)
+    request = ask(
+        "cpu",
+        engine={"cpu_kv_cache_gib": 16.0},
+        device={"total": 64 * GIB, "free": free * GIB, "seen": "this machine"},
+    )
+    findings = found(replace(request, memory=taken), "free-memory-of-the-cpu")
+    assert [finding.change for finding in findings] == (
+        [{"engine.cpu_kv_cache_gib": change}] if change else []
+    )

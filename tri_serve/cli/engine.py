@@ -129,12 +129,19 @@ def _engine_spec(requirement: str | None, device: str | None) -> EngineSpec:
         if match["version"]:
             fields["version"] = match["version"]
     try:
-        return EngineSpec.model_validate(fields)
+        named = EngineSpec.model_validate(fields)
     except ValidationError as error:
-        raise UsageError(
-            f"{requirement!r} names no engine that tri-serve runs: vllm==VERSION is allowed",
-            hint="e.g. tri-serve engine install vllm==0.32.0",
-        ) from error
+        raise _no_engine(requirement) from error
+    if named.kind != "vllm":
+        raise _no_engine(requirement)
+    return named
+
+
+def _no_engine(requirement: str | None) -> UsageError:
+    return UsageError(
+        f"{requirement!r} names no engine that tri-serve runs: vllm==VERSION is allowed",
+        hint="e.g. tri-serve engine install vllm==0.32.0",
+    )
 
 
 def _row(environment: EngineEnvironment, named: EngineEnvironment | None) -> tuple[str, ...]:

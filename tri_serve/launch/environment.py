@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tri_serve.errors import EngineEnvironmentError, UsageError
+from tri_serve.errors import EngineEnvironmentError, LaunchError, UsageError
 from tri_serve.launch.device import Device
 from tri_serve.spec.engine import EngineSpec
 
@@ -112,8 +112,11 @@ def find_environment(engine: EngineSpec, data: Path, device: Device) -> EngineEn
     """The environment that ``engine`` names: the user's own Python or command, else the managed one.
 
     A managed environment of another Python minor version serves as well: the running one is only preferred.
-    Raises EngineEnvironmentError if it is not there, UsageError for an image (the local target runs none).
+    Raises EngineEnvironmentError if it is not there, UsageError for an image (the local target runs none),
+    LaunchError for an engine that tri-serve does not start.
     """
+    if engine.kind != "vllm":
+        raise not_started(engine.kind)
     if engine.image is not None:
         raise UsageError(
             f"engine.image ({engine.image}) cannot be used by the local target, which starts plain processes",
@@ -143,6 +146,14 @@ def find_environment(engine: EngineSpec, data: Path, device: Device) -> EngineEn
             hint=f"tri-serve engine install {engine.kind}=={engine.version}{flag}",
         )
     return min(fitting, key=lambda e: e.path is None or e.path.name != preferred)
+
+
+def not_started(kind: str) -> LaunchError:
+    """The error for an engine that is rendered and not started."""
+    return LaunchError(
+        f"engine.kind: {kind} is rendered, and tri-serve starts vLLM alone",
+        hint="tri-serve render shell gives the command to run yourself; or set engine.kind: vllm",
+    )
 
 
 def _own_python(value: str) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tri_serve.errors import LaunchError
+from tri_serve.launch.version_gates import VersionGate
 
 # Flag → the spec key that says the same. All of them are set by the launch config.
 SPEC_KEYS = {
@@ -42,38 +43,58 @@ OURS = {
     "--disable-uvicorn-access-log": "it is always set: the gateway keeps the access log",
 }
 
-# Flag → what replaced it. Gone from vLLM 0.29, which refuses to start with them.
-GONE = {
-    "--disable-log-requests": "requests are not logged unless --enable-log-requests is given: leave it out",
-    "--task": "use --runner or --convert",
-    "--rope-scaling": "use --hf-overrides '{\"rope_parameters\": …}'",
-    "--rope-theta": "use --hf-overrides '{\"rope_parameters\": …}'",
-    "--guided-decoding-backend": "use --structured-outputs-config '{\"backend\": …}'",
-    "--enable-reasoning": "--reasoning-parser alone is enough",
-    "--max-seq-len-to-capture": "use --max-cudagraph-capture-size",
-    "--swap-space": "preempted requests are computed again: leave it out",
-    "--preemption-mode": "preempted requests are computed again: leave it out",
-    "--num-scheduler-steps": "scheduling is asynchronous by default: leave it out",
-    "--device": "set engine.device",
-    "--worker-use-ray": "use --distributed-executor-backend ray",
-    "--use-v2-block-manager": "there is only one block manager now: leave it out",
-    "--num-lookahead-slots": "use --speculative-config '{\"num_speculative_tokens\": …}'",
-    "--calculate-kv-scales": "scales come from the checkpoint: leave it out",
+# What a user's own machine or image decides for itself.
+_OF_A_FLEET = frozenset(
+    {
+        "--uds",
+        "--ssl-keyfile",
+        "--ssl-certfile",
+        "--root-path",
+        "--headless",
+        "--enable-prompt-tokens-details",
+        "--disable-uvicorn-access-log",
+    }
+)
+_STANDALONE = {
+    **{flag: words for flag, words in OURS.items() if flag not in _OF_A_FLEET},
+    "--host": "set gateway.host",
+    "--port": "set gateway.port",
+    "--api-key": "every user of the machine can read a process's arguments: set VLLM_API_KEY in its environment",
+    "--hf-token": "every user of the machine can read a process's arguments: set HF_TOKEN in its environment",
 }
 
 
-def check_extra_args(extra_args: Sequence[str]) -> None:
-    """Refuse flags that tri-serve sets itself, that show a secret, or that vLLM no longer has.
+def check_extra_args(extra_args: Sequence[str], gate: VersionGate, *, standalone: bool = False) -> None:
+    """Refuse flags that tri-serve sets itself, that show a secret, or that this version does not have.
 
-    vLLM takes ``--max_model_len`` for ``--max-model-len`` and any unambiguous beginning of a flag; so does
-    this. Raises LaunchError with every such flag and what to write instead.
+    ``standalone``: the engine belongs to no fleet. Raises LaunchError with every such flag and what to write
+    instead.
     """
-    found = [
-        _complaint(argument.partition("=")[0], flag)
-        for argument in extra_args
-        if (flag := _normalized(argument))
-    ]
-    problems = list(dict.fromkeys(words for words in found if words is not None))
+    check_flags(extra_args, gate, SPEC_KEYS, _STANDALONE if standalone else OURS)
+
+
+def check_flags(
+    extra_args: Sequence[str], gate: VersionGate, spec_keys: Mapping[str, str], refused: Mapping[str, str]
+) -> None:
+    """Refuse flags of ``spec_keys`` and ``refused``, and such as the engine does not have.
+
+    The engines take any unambiguous beginning of a flag, and vLLM ``--max_model_len`` for ``--max-model-len``; so
+    does this.
+    """
+    found = []
+    for argument in extra_args:
+        if (flag := _normalized(argument)) is None:
+            continue
+        written, known = argument.partition("=")[0], gate.find(flag)
+        # An alias counts as the flag itself; what the version does not have may be a flag of another one.
+        name = flag if known is None else known.name
+        if (meant := _find(flag, spec_keys) or _find(name, spec_keys)) is not None:
+            found.append(f"{written} belongs in {spec_keys[meant]}")
+        elif (meant := _find(flag, refused) or _find(name, refused)) is not None:
+            found.append(f"{written} cannot be given: {refused[meant]}")
+        elif known is None and (words := _missing(written, flag, gate)) is not None:
+            found.append(words)
+    problems = list(dict.fromkeys(found))
     if len(problems) == 1:
         raise LaunchError(f"engine.extra_args: {problems[0]}")
     if problems:
@@ -81,15 +102,17 @@ def check_extra_args(extra_args: Sequence[str]) -> None:
         raise LaunchError(f"engine.extra_args: {len(problems)} flags that cannot stand there:\n  {lines}")
 
 
-def _complaint(written: str, flag: str) -> str | None:
-    """What is wrong with a flag; None if nothing is."""
-    if meant := _find(flag, SPEC_KEYS):
-        return f"{written} belongs in {SPEC_KEYS[meant]}"
-    if meant := _find(flag, OURS):
-        return f"{written} cannot be given: {OURS[meant]}"
-    if flag in GONE:
-        return f"vLLM no longer has {written}: {GONE[flag]}"
-    return None
+def _missing(written: str, flag: str, gate: VersionGate) -> str | None:
+    """What to say of a flag that the gate's version lacks; None where that is not certain."""
+    from tri_serve.plan.constraints.dead_flags import DEAD_FLAGS
+
+    instead = {dead.name: dead.instead for dead in DEAD_FLAGS}.get(flag)
+    if gate.engine == "vllm" and instead is not None:
+        return f"vLLM no longer has {written}: {instead}"
+    if not gate.is_exact:
+        return None  # what came after the newest table cannot be known
+    unknown = gate.unknown(written, "")
+    return f"{unknown.message}: {unknown.hint}"
 
 
 def has_flag(extra_args: Sequence[str], *flags: str) -> bool:
@@ -108,7 +131,7 @@ def _normalized(argument: str) -> str | None:
     return name.replace("_", "-")
 
 
-def _find(flag: str, known: dict[str, str]) -> str | None:
+def _find(flag: str, known: Mapping[str, str]) -> str | None:
     """``flag`` itself, or the flag of ``known`` that it abbreviates (none of vLLM's begins one of these)."""
     if flag in known:
         return flag

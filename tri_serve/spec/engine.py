@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,13 +12,19 @@ from tri_serve.spec.fields import Seconds, SecondsOrZero, SpecModel, TokenCount,
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Quantization = Literal["auto", "none", "awq", "gptq", "compressed-tensors", "bitsandbytes"]
 
+EngineKind = Literal["vllm", "sglang"]
+Version = Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)?([.a-z0-9]+)?$", examples=["0.32.0"])]
+
+TESTED_VERSIONS: Mapping[EngineKind, str] = {"vllm": "0.32.0", "sglang": "0.5.23"}
+"""Of each engine, the version that tri-serve knows best, which a spec has unless it says another."""
+
 
 class ModelSpec(SpecModel):
     """The model: where its checkpoint is and under which name clients ask for it."""
 
     source: Annotated[str, Field(min_length=1)]
     """A directory with config.json and safetensors files, a hub repository (owner/name), or ``tiny:awq``,
-    ``tiny:gptq``, ``tiny:ct``, ``tiny:bf16``: the checkpoint that ships with tri-serve, in that format."""
+    ``tiny:gptq``, ``tiny:ct``, ``tiny:bnb4``, ``tiny:bf16``: the checkpoint that ships with tri-serve, in that format."""
     revision: str | None = None
     """Branch, tag or commit of a hub repository; none means its default branch."""
     served_name: Annotated[
@@ -37,10 +44,10 @@ class ModelSpec(SpecModel):
 class EngineSpec(SpecModel):
     """The engine: which server, from which environment, with which limits."""
 
-    kind: Literal["vllm"] = "vllm"
-    """The engine's make."""
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)?([.a-z0-9]+)?$", examples=["0.32.0"])] = "0.32.0"
-    """vLLM's version; the default is the one that tri-serve is tested with."""
+    kind: EngineKind = "vllm"
+    """The engine's make. ``sglang`` is rendered; what tri-serve starts and watches over itself is vLLM."""
+    version: Version = TESTED_VERSIONS["vllm"]
+    """The engine's version; the default is the one that tri-serve is tested with (of SGLang: 0.5.23)."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """``auto``: CUDA if an NVIDIA driver is on this machine, else the CPU."""
     python: str | None = None
@@ -76,6 +83,14 @@ class EngineSpec(SpecModel):
     """Seconds that a stopping engine may use to finish what it has in flight (vLLM's --shutdown-timeout)."""
     start_timeout: Seconds = 600.0
     """Seconds until a started engine must answer. 600: a 13 GB checkpoint from a slow disk, and compilation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _version_of_the_kind(cls, values: Any) -> Any:
+        """A version that is not given is that of the engine's own make."""
+        if isinstance(values, dict) and values.get("kind") == "sglang":
+            return {"version": TESTED_VERSIONS["sglang"]} | values
+        return values
 
     @model_validator(mode="after")
     def _one_environment(self) -> Self:

@@ -60,12 +60,12 @@ def test_a_cpu_engine_gets_the_command_the_checkpoint_and_every_standing_flag() 
         "/ckpt",
         "--served-model-name=tri",
         "--dtype=bfloat16",
+        "--shutdown-timeout=30",
+        "--enforce-eager",
         "--host=127.0.0.1",
         "--port=9001",
-        "--shutdown-timeout=30",
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
-        "--enforce-eager",
     )
 
 
@@ -173,3 +173,9 @@ def test_a_fraction_of_a_second_does_not_become_an_abort() -> None:
 def test_a_version_without_graceful_shutdown_is_refused() -> None:
     with pytest.raises(LaunchError, match=r"0\.17\.1 is too old"):
         launch(version="0.17.1")
+
+
+def test_an_engine_that_is_only_rendered_is_not_started() -> None:
+    with pytest.raises(LaunchError, match="sglang is rendered") as caught:
+        launch(kind="sglang")
+    assert "render shell" in (caught.value.hint or "")

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from tri_serve.errors import UsageError
 from tri_serve.launch.flags.sglang_source import read_sglang
-from tri_serve.launch.flags.table import EngineKind, Flag, FlagTable, parse_table, table_name
+from tri_serve.launch.flags.table import Flag, FlagTable, parse_table, table_name
 from tri_serve.launch.flags.vllm_source import read_vllm
+from tri_serve.spec.engine import EngineKind
 
 FOLDER = Path(__file__).parent / "tables"
 

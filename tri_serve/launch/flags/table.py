@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
-EngineKind = Literal["vllm", "sglang"]
+from tri_serve.spec.engine import EngineKind
 
 UNKNOWN: Any = object()
 """A default that the source does not write as a plain value."""

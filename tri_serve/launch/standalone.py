@@ -1,0 +1,172 @@
+"""The command for one engine on a machine or in an image of the user's own, outside any fleet of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from tri_serve.errors import LaunchError
+from tri_serve.launch import sglang_options
+from tri_serve.launch.config import LaunchConfig
+from tri_serve.launch.device import Device
+from tri_serve.launch.options import Option, spaced
+from tri_serve.launch.version_gates import VersionGate, version_gate, without_defaults
+from tri_serve.launch.vllm_flags import check_extra_args, check_flags
+from tri_serve.launch.vllm_options import OFFLINE, PRIVATE, vllm_cpu_variables, vllm_options
+from tri_serve.spec.engine import TESTED_VERSIONS, EngineKind
+from tri_serve.spec.gateway import NODE
+from tri_serve.spec.models import Spec
+from tri_serve.spec.secrets import is_secret_name
+
+COMMANDS: dict[EngineKind, tuple[str, ...]] = {
+    "vllm": ("vllm", "serve"),
+    "sglang": ("python3", "-m", "sglang.launch_server"),
+}
+"""What starts each engine's server where it is installed."""
+
+_EVERY_INTERFACE = "0.0.0.0"  # noqa: S104 - a word to compare with; nothing is bound here
+
+
+def standalone_launch(
+    spec: Spec, *, engine: EngineKind | None = None, host: str | None = None, port: int | None = None
+) -> LaunchConfig:
+    """What to run for one engine of ``spec`` where clients talk to it themselves.
+
+    ``engine``: the spec's own unless given. ``host``: gateway.host unless given. ``port``: the engine's own
+    default unless given. Options are left out that say what this version of the engine does anyway. Variables of
+    the spec whose names say that they are secrets go into ``secret_env``.
+    Raises LaunchError for what that version does not take, and for the tiny checkpoint, which only tri-serve has.
+    """
+    spec = _of_kind(spec, engine or spec.engine.kind)
+    kind = spec.engine.kind
+    gate = version_gate(kind, spec.engine.version)
+    device: Device = "cpu" if spec.engine.device == "cpu" else "cuda"
+    host = spec.gateway.host if host is None else host
+    options = list(_options(spec, gate, device))
+    gate.check(options)
+    _check_extra_args(spec.engine.extra_args, gate)
+    secret = {name: value for name, value in spec.engine.env.items() if is_secret_name(name)}
+    plain = {name: value for name, value in spec.engine.env.items() if name not in secret}
+    return LaunchConfig(
+        argv=(
+            *_command(spec),
+            *_model(spec),
+            *spaced(_named(spec, without_defaults(options, gate))),
+            *spaced(_listening(gate, host, port)),
+            *spec.engine.extra_args,
+        ),
+        env=_environment(spec, device) | plain,
+        secret_env=secret,
+        host=host,
+        port=gate.default("--port") if port is None else port,
+    )
+
+
+def is_directory(source: str) -> bool:
+    """Whether ``model.source`` is a directory, and not a hub repository."""
+    return PurePosixPath(source).is_absolute()
+
+
+def remarks(spec: Spec) -> tuple[str, ...]:
+    """What whoever runs the command should know, one sentence or two each."""
+    return tuple(_remarks(spec))
+
+
+def _remarks(spec: Spec) -> Iterator[str]:
+    if spec.engine.kind == "sglang":
+        if sglang_options.shares_memory_otherwise(spec.engine):
+            yield (
+                "engine.gpu_memory_utilization became --mem-fraction-static, which counts weights and KV cache "
+                "alone: leave more beside it than for vLLM."
+            )
+        yield (
+            "SGLang takes its clients' key only as an argument, which every user of the machine can read: this "
+            "command sets none, so keep its port to yourself."
+        )
+    if spec.fleet.most_replicas > 1:
+        yield (
+            f"fleet.replicas is {spec.fleet.most_replicas}; this is one engine. `tri-serve up` runs a fleet "
+            "behind one address."
+        )
+
+
+def _check_extra_args(extra_args: tuple[str, ...], gate: VersionGate) -> None:
+    if gate.engine == "sglang":
+        check_flags(extra_args, gate, sglang_options.SPEC_KEYS, sglang_options.REFUSED)
+    else:
+        check_extra_args(extra_args, gate, standalone=True)
+
+
+def _of_kind(spec: Spec, kind: EngineKind) -> Spec:
+    if spec.engine.kind == kind:
+        return spec
+    changed = spec.engine.model_copy(update={"kind": kind, "version": TESTED_VERSIONS[kind]})
+    return spec.model_copy(update={"engine": changed})
+
+
+def _command(spec: Spec) -> tuple[str, ...]:
+    engine = spec.engine
+    if engine.command is not None:
+        return engine.command
+    if engine.python is None:
+        return COMMANDS[engine.kind]
+    module = "vllm.entrypoints.cli.main" if engine.kind == "vllm" else "sglang.launch_server"
+    return (engine.python, "-m", module, *(("serve",) if engine.kind == "vllm" else ()))
+
+
+def _model(spec: Spec) -> tuple[str, ...]:
+    source = spec.model.source
+    form, colon, name = source.partition(":")
+    if colon and form == "tiny":
+        raise LaunchError(
+            f"model.source: {source} is a checkpoint that tri-serve makes, which this command cannot name",
+            hint=f"tri-serve checkpoint tiny {name} --output DIR, then --set model.source=DIR",
+        )
+    return (source,) if spec.engine.kind == "vllm" else ("--model-path", source)
+
+
+def _options(spec: Spec, gate: VersionGate, device: Device) -> Iterator[Option]:
+    yield from (
+        sglang_options.sglang_options(spec, device) if gate.engine == "sglang" else vllm_options(spec, device)
+    )
+    if spec.model.revision is not None and not is_directory(spec.model.source):
+        yield Option("--revision", spec.model.revision, "model.revision")
+
+
+def _named(spec: Spec, options: list[Option]) -> Iterator[Option]:
+    """Without the name that the engine takes from the source anyway."""
+    for option in options:
+        if option.flag != "--served-model-name" or option.value != spec.model.source:
+            yield option
+
+
+def _listening(gate: VersionGate, host: str, port: int | None) -> Iterator[Option]:
+    """vLLM listens on every interface unless told otherwise, SGLang on the loopback one."""
+    if host == NODE:
+        raise LaunchError(
+            f"gateway.host: {NODE} goes with a cluster's nodes; one engine listens on an address",
+            hint="--set gateway.host=127.0.0.1",
+        )
+    if host != (gate.default("--host") or _EVERY_INTERFACE):
+        yield Option("--host", host, "gateway.host")
+    if port is not None:
+        yield Option("--port", str(port), "gateway.port")
+
+
+def _environment(spec: Spec, device: Device) -> dict[str, str]:
+    env = dict(OFFLINE) if is_directory(spec.model.source) else {}
+    if spec.engine.kind == "vllm":
+        env |= PRIVATE
+        if device == "cpu":
+            env |= vllm_cpu_variables(spec.engine)
+    if device == "cpu" and spec.engine.cpu_threads is not None:
+        env["OMP_NUM_THREADS"] = str(spec.engine.cpu_threads)
+    return env
+
+
+def container_launch(spec: Spec) -> LaunchConfig:
+    """The same inside an engine's image: its own command, listening on all of the container's interfaces."""
+    engine = spec.engine.model_copy(update={"command": None, "python": None})
+    bare = spec.model_copy(update={"engine": engine})
+    return replace(standalone_launch(bare, host=_EVERY_INTERFACE), host=spec.gateway.host)

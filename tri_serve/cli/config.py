@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tri_serve.cli.options import SPEC_FILE, SpecSelection, output_option, spec_options
+from tri_serve.cli.options import SPEC_FILE, SpecSelection, gpu_option, output_option, spec_options
 from tri_serve.cli.output import print_data, print_notes, print_table, yaml_text
 from tri_serve.errors import UsageError
 
@@ -124,10 +124,11 @@ def config() -> None:
 
 @config.command()
 @spec_options
+@gpu_option
 @click.option("--origin", is_flag=True, help="Say of each value where it comes from.")
 @output_option("yaml")
 def show(selection: SpecSelection, origin: bool, output: str) -> None:
-    """Show the whole spec: PRESET < files < TRI_SERVE_* variables < --set.
+    """Show the whole spec: PRESET < its settings for --gpu < files < TRI_SERVE_* variables < --set.
 
     Secrets among the engine's variables are masked.
     """

@@ -12,6 +12,7 @@ from tri_serve.cli.options import (
     MOST_REPLICAS,
     SpecSelection,
     fleet_options,
+    gpu_option,
     output_option,
     release_option,
     spec_options,
@@ -28,6 +29,7 @@ _SOURCES = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright
 
 @click.command()
 @spec_options
+@gpu_option
 @fleet_options
 @release_option
 @click.option(

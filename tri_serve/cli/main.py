@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Entry] = {
     "presets": Entry("tri_serve.cli.config:presets", "List the specs that ship with tri-serve."),
     "schema": Entry("tri_serve.cli.config:schema", "Print the JSON schema of tri-serve.yaml."),
     "config": Entry("tri_serve.cli.config:config", "Show the spec that the other commands would use."),
+    "plan": Entry("tri_serve.cli.plan:plan", "Say what fits, how fast it should be, and what to change."),
     "checkpoint": Entry("tri_serve.cli.checkpoint:checkpoint", "Make and inspect checkpoints."),
     "engine": Entry("tri_serve.cli.engine:engine", "Install, list and check engine environments."),
     "up": Entry("tri_serve.cli.fleet:up", "Start the fleet that the spec describes, or change it."),

@@ -29,22 +29,26 @@ class Part:
 
 
 def parts_of(memory: MemoryPlan, *, unicode: bool = True) -> tuple[Part, ...]:
-    """The parts of the memory: what the engine needs, the KV cache, and what it leaves.
+    """The parts of the memory: what the engine needs, the KV cache, and what is left over.
 
-    The fourth part and all after it share one block: small things, told apart by ``--explain``.
+    The smallest are put together where there are more parts than blocks; ``--explain`` tells them apart.
     """
     shades = _SHADES if unicode else _PLAIN_SHADES
     *needed, cache = memory.terms
-    last = len(shades) - 1
-    named = [(term.name, term.nbytes) for term in needed if term.nbytes > 0]
+    beside = [term for term in memory.outside[:-1] if term.nbytes > 0]
+    named = [(term.name, term.nbytes) for term in (*needed, *beside) if term.nbytes > 0]
     if len(named) > len(shades):
-        named = [*named[:last], ("other", sum(nbytes for _, nbytes in named[last:]))]
+        large = sorted(named, key=lambda part: -part[1])[: len(shades) - 1]
+        named = [
+            *(part for part in named if part in large),
+            ("other", sum(part[1] for part in named if part not in large)),
+        ]
     parts = [Part(name, nbytes, shades[index], _COLOURS[index]) for index, (name, nbytes) in enumerate(named)]
     if cache.nbytes > 0:
         parts.append(Part(cache.name, cache.nbytes, _KV if unicode else _PLAIN_KV, _KV_COLOUR))
     rest = memory.total - sum(part.nbytes for part in parts)
     if rest > 0:
-        parts.append(Part("not taken", rest, _REST if unicode else _PLAIN_REST, None))
+        parts.append(Part("left over", rest, _REST if unicode else _PLAIN_REST, None))
     return tuple(parts)
 
 

@@ -91,6 +91,29 @@ def spec_options(command: Command) -> Command:
     return with_selection  # type: ignore[return-value]  # the parameters that click passes have changed
 
 
+def gpu_option(command: Command) -> Command:
+    """--gpu for commands that use a spec and plan nothing: the preset's own settings for that kind of GPU.
+
+    Stands below ``spec_options`` and joins its ``selection``.
+    """
+
+    @click.option(
+        "--gpu",
+        metavar="NAME",
+        help="Use what the preset says for this kind of GPU (l4, h100, …); auto: for this machine's.",
+    )
+    @functools.wraps(command)
+    def with_gpu(*args: Any, **options: Any) -> Any:
+        name = options.pop("gpu")
+        if name:
+            from tri_serve.cli.plan_device import selection_for
+
+            options["selection"] = selection_for(options["selection"], name)
+        return command(*args, **options)
+
+    return with_gpu  # type: ignore[return-value]  # as above
+
+
 def fleet_options(command: Command) -> Command:
     """--replicas, --supervisor, --target and --address: short for --set of the keys of ``fleet``.
 

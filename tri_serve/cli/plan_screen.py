@@ -9,10 +9,12 @@ import click
 
 from tri_serve.cli.columns import Column, columns
 from tri_serve.cli.memory_bar import bar, legend, parts_of
-from tri_serve.plan.result import Change, DemandPlan, Finding, MemoryPlan, Plan, SpeedPlan
+from tri_serve.plan.result import Change, DecodePoint, DemandPlan, Finding, MemoryPlan, Plan, SpeedPlan
 from tri_serve.plan.words import (
     device_words,
+    engine_words,
     engines_words,
+    evidence_words,
     gib,
     options_of,
     rate_of_each,
@@ -24,14 +26,17 @@ from tri_serve.plan.words import (
 _LABEL = 10
 
 
-def screen(plan: Plan, *, width: int, unicode: bool = True) -> list[str]:
-    """The lines of the screen, at most ``width`` columns wide but for the command, which is to be copied."""
+def screen(plan: Plan, *, width: int, unicode: bool = True, start: str | None = None) -> list[str]:
+    """The lines of the screen, at most ``width`` columns wide but for the commands, which are to be copied.
+
+    ``start`` is the command of ours that starts it.
+    """
     lines = [verdict(plan), *_facts(plan, width)]
     for severity in ("refusal", "warning", "note"):
         for finding in plan.findings:
             if finding.severity == severity:
                 lines += _finding(finding, width)
-    if plan.memory is not None:
+    if plan.memory is not None and (not plan.refused or not plan.memory.fits):
         lines += ["", *_memory(plan, plan.memory, width, unicode)]
     if plan.speed is not None:
         lines += ["", *_speed(plan.speed, width)]
@@ -39,8 +44,9 @@ def screen(plan: Plan, *, width: int, unicode: bool = True) -> list[str]:
         lines += ["", *_demand(plan.demand, width)]
     if plan.changes:
         lines += ["", *_changes(plan.changes, width)]
-    if plan.command is not None:
-        lines += ["", f"command   {plan.command}"]
+    for label, command in (("start", start), ("engine", plan.command)):
+        if command is not None:
+            lines += ["", f"{label:{_LABEL}}{command}"]
     return lines
 
 
@@ -65,7 +71,7 @@ def _facts(plan: Plan, width: int) -> list[str]:
     )
     for remark in model.remarks:
         lines += _labelled("", remark, width)
-    return lines + _labelled("engine", ", ".join(filter(None, (plan.engine, plan.kernel))), width)
+    return lines + _labelled("engine", engine_words(plan), width)
 
 
 def _finding(finding: Finding, width: int) -> list[str]:
@@ -98,7 +104,7 @@ def _memory(plan: Plan, memory: MemoryPlan, width: int, unicode: bool) -> list[s
 
 
 def _speed(speed: SpeedPlan, width: int) -> list[str]:
-    lines = _labelled("speed", f"a prediction from {speed.evidence_detail}", width)
+    lines = _labelled("speed", f"a prediction from {evidence_words(speed)}", width)
     heads = (
         Column("users", number=True),
         Column("tokens each", number=True),
@@ -112,8 +118,7 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
             span(rate_of_each(point)),
             span(point.rate),
         )
-        for point in speed.decode
-        if point.fits
+        for point in _telling(speed.decode)
     ]
     lines += [" " * _LABEL + line for line in columns(heads, rows, width=width - _LABEL)]
     firsts = "; ".join(
@@ -126,6 +131,17 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
         words = f"likely kept up to {kept:,} users at once" if kept else "not kept even for one user"
         lines += _labelled("", f"the TPOT asked for is {words}", width)
     return lines
+
+
+def _telling(points: Sequence[DecodePoint]) -> list[DecodePoint]:
+    """Of each length of context one user alone, as many as can be, and one between: enough for a screen."""
+    shown: list[DecodePoint] = []
+    for context in dict.fromkeys(point.context for point in points):
+        fitting = [point for point in points if point.context == context and point.fits]
+        if fitting:
+            middle = fitting[(len(fitting) - 1) // 2]
+            shown += dict.fromkeys((fitting[0], middle, fitting[-1]))
+    return shown
 
 
 def _demand(demand: DemandPlan, width: int) -> list[str]:

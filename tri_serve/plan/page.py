@@ -8,6 +8,7 @@ from tri_serve.plan.pictures import memory_picture, speed_picture
 from tri_serve.plan.result import DemandPlan, Finding, MemoryPlan, Plan, SpeedPlan
 from tri_serve.plan.words import (
     device_words,
+    engine_words,
     engines_words,
     gib,
     options_of,
@@ -46,7 +47,7 @@ code { font-family: ui-monospace, monospace; font-size: .9em; overflow-wrap: any
 def page(plan: Plan, *, title: str) -> str:
     """The whole page; ``title`` names what was planned."""
     parts = [_head(plan, title), _findings(plan.findings)]
-    if plan.memory is not None:
+    if plan.memory is not None and (not plan.refused or not plan.memory.fits):
         parts.append(_memory(plan, plan.memory))
     if plan.speed is not None:
         parts.append(_speed(plan.speed))
@@ -82,9 +83,8 @@ def _head(plan: Plan, title: str) -> str:
         f"{model.parameters / 1e9:.2f} billion parameters in {model.layers} layers; {quantization}"
         f"{gib(model.weight_bytes)} of weights; {model.origin}"
     )
-    engine = ", ".join(filter(None, (plan.engine, plan.kernel)))
     lines = [f"<h1>{escape(title)}</h1>", f"<p><strong>{verdict}</strong></p>"]
-    lines += [f'<p class="soft">{escape(words)}</p>' for words in (facts, *model.remarks, engine)]
+    lines += [f'<p class="soft">{escape(words)}</p>' for words in (facts, *model.remarks, engine_words(plan))]
     return "\n".join(lines)
 
 
@@ -115,7 +115,7 @@ def _memory(plan: Plan, memory: MemoryPlan) -> str:
             gib(term.nbytes),
             f'{escape(term.formula)}<br><span class="soft">{escape(term.source)}</span>',
         ]
-        for term in memory.terms
+        for term in (*memory.terms, *memory.outside)
     ]
     cache = (
         f"The KV cache holds {memory.kv_tokens:,} tokens in {memory.kv_dtype}, "

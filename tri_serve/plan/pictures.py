@@ -15,6 +15,7 @@ _Up: TypeAlias = Callable[[float], float]
 
 _WIDTH = 860
 _COLOURS = ("--weights", "--activations", "--graphs", "--other")
+_REST = "left over"
 _ROW = 20
 _SIGN = 12
 
@@ -22,9 +23,10 @@ _SIGN = 12
 def memory_picture(memory: MemoryPlan) -> str:
     """One GPU's memory as a bar, true to scale, with a line where the engine's own share ends."""
     parts = [(term.name, term.nbytes) for term in memory.terms if term.nbytes > 0]
+    parts += [(term.name, term.nbytes) for term in memory.outside[:-1] if term.nbytes > 0]
     rest = memory.total - sum(nbytes for _, nbytes in parts)
     if rest > 0:
-        parts.append(("not taken", rest))
+        parts.append((_REST, rest))
     total = sum(nbytes for _, nbytes in parts)
     shapes: list[str] = []
     begin = 0.0
@@ -58,7 +60,7 @@ def memory_picture(memory: MemoryPlan) -> str:
 
 
 def _colour(memory: MemoryPlan, index: int, name: str) -> str:
-    if name == "not taken":
+    if name == _REST:
         return "--rest"
     if name == memory.terms[-1].name:
         return "--cache"

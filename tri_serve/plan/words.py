@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tri_serve.plan.result import DecodePoint, DemandPlan, MemoryPlan, Plan, Range
+from tri_serve.plan.result import DecodePoint, DemandPlan, MemoryPlan, Plan, Range, SpeedPlan
 
 _GIB = 2**30
 
@@ -53,6 +53,11 @@ def device_words(plan: Plan) -> str:
     return f"{'one' if plan.device.count == 1 else f'{plan.device.count} x'} {plan.device.title}"
 
 
+def engine_words(plan: Plan) -> str:
+    """``vllm 0.32.0, kernel Marlin``."""
+    return plan.engine if plan.kernel.startswith("none") else f"{plan.engine}, kernel {plan.kernel}"
+
+
 def users(memory: MemoryPlan) -> int:
     """Conversations of full length at once: whole ones."""
     return int(memory.full_length_sequences)
@@ -62,6 +67,13 @@ def users_words(memory: MemoryPlan) -> str:
     """``5 users at once with 8,192 tokens each``."""
     count = users(memory)
     return f"{count:,} user{'s' * (count != 1)} at once with {memory.max_model_len:,} tokens each"
+
+
+def evidence_words(speed: SpeedPlan) -> str:
+    """What the prediction rests on, shortly: the rest is for ``--explain``."""
+    if speed.evidence == "prior":
+        return "a prior, not from measurements: plan calibrate fits it to yours"
+    return speed.evidence_detail
 
 
 def engines_words(demand: DemandPlan) -> str:

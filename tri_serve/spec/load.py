@@ -87,11 +87,12 @@ def load_spec(
     gpu: str | None = None,
     without_source: bool = False,
 ) -> LoadedSpec:
-    """Merge preset < its overlay for ``gpu`` < files in order < TRI_SERVE_* < --set < --set-string, and check it.
+    """Merge preset < what it says for ``gpu`` < files in order < TRI_SERVE_* < --set < --set-string, and check it.
 
     The base is ``preset``; if that is None the ``preset:`` of the last file that names one; with files that
     name none, nothing but the models' defaults; without files, tri-tiny-awq. A null resets a key to the
-    models' default. ``gpu`` is a name of the catalogue; most presets say nothing of most GPUs.
+    models' default. ``gpu`` is a device by the catalogue's name: ``cpu`` or a GPU, which ``engine.device`` then is;
+    most presets say nothing else of most of them.
     ``without_source``: where the preset leaves model.source to its user, but knows the architecture, it stands in
     for the checkpoint itself, as ``preset:NAME``, which can be planned and not served.
     Raises SpecError with every mistake, one line each.
@@ -109,7 +110,7 @@ def load_spec(
         base = load_preset(name, origin=origin if origin.kind == "file" else None)
         overlay = base.gpus.get(gpu) if gpu else None
         reading.layers[:0] = [base.layer, *([overlay] if overlay else [])]
-    for layer in (*variables_layer(environ), *sets_layer(sets, set_strings)):
+    for layer in (*variables_layer(environ), *_device_layer(gpu), *sets_layer(sets, set_strings)):
         reading.add(layer)
     merged = Section({}, DEFAULT)
     for layer in reading.layers:
@@ -126,6 +127,14 @@ def load_spec(
         notes=base.notes if base else (),
         base=base,
     )
+
+
+def _device_layer(gpu: str | None) -> Sequence[Section]:
+    """What choosing a device says of ``engine.device``."""
+    if gpu is None:
+        return ()
+    kind, origin = ("cpu" if gpu == "cpu" else "cuda"), Origin("flag", "--gpu")
+    return (nest(("engine", "device"), Scalar(kind, kind, origin, quoted=True), origin),)
 
 
 def _with_source(merged: Section, base: Preset) -> Section:

@@ -55,9 +55,15 @@ def test_what_a_preset_says_for_one_gpu_lies_over_it_and_under_everything_else(w
     loaded = load_spec("tri-21b-bf16", [], {}, ["model.source=/m"], gpu="l4")
     assert loaded.spec.engine.tensor_parallel_size == 4
     assert str(loaded.origins["engine.tensor_parallel_size"]) == "preset tri-21b-bf16 for l4"
-    assert str(loaded.origins["engine.device"]) == "preset tri-21b-bf16"
     path = write_spec("preset: tri-21b-bf16\nmodel: {source: /m}\nengine: {tensor_parallel_size: 8}\n")
     assert load_spec(None, [path], {}, gpu="l4").spec.engine.tensor_parallel_size == 8
+
+
+def test_a_device_that_is_chosen_is_the_engines_unless_a_flag_says_otherwise() -> None:
+    loaded = load_spec("tri-21b-awq", [], {}, ["model.source=/m"], gpu="cpu")
+    assert (loaded.spec.engine.device, str(loaded.origins["engine.device"])) == ("cpu", "--gpu")
+    assert load_spec(None, [], {}, gpu="h100").spec.engine.device == "cuda"
+    assert load_spec(None, [], {}, ["engine.device=auto"], gpu="h100").spec.engine.device == "auto"
 
 
 def test_a_gpu_of_which_the_preset_says_nothing_changes_nothing() -> None:

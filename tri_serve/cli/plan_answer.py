@@ -1,0 +1,138 @@
+"""From what a command line asks to plans, for all commands of ``tri-serve plan``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tri_serve.cli.options import SpecSelection
+from tri_serve.cli.plan_device import AUTO, Chosen, choose
+from tri_serve.errors import LaunchError, UsageError
+from tri_serve.places import cache_dir
+from tri_serve.plan.advice import changes
+from tri_serve.plan.calibration_table import load_tables
+from tri_serve.plan.catalogue import load_catalogue
+from tri_serve.plan.demand import Load
+from tri_serve.plan.facts import Gpu, PlanDevice
+from tri_serve.plan.make import Question, make_plan
+from tri_serve.plan.model import model_facts
+from tri_serve.plan.result import Plan
+from tri_serve.plan.slo import Slo, parse_slo
+from tri_serve.spec.fields import parse_count
+from tri_serve.spec.models import Spec
+
+REFUSED = LaunchError.exit_code
+"""Exit code of a plan of what cannot work: that of an engine that would not start."""
+STAND_IN_SOURCE = "/path/to/checkpoint"
+"""What commands show where the checkpoint is still to be named."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options say."""
+
+    question: Question
+    calibrations: tuple[Path, ...] = ()
+    """Tables of measurements beside those that are found by themselves."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A plan and what belongs beside it."""
+
+    plan: Plan
+    title: str
+    notes: tuple[str, ...]
+    start: str | None
+    """The command of ours that starts it; none if it does not work."""
+
+
+def asked_of(
+    *,
+    context: str | None,
+    request_rate: float | None,
+    input_len: str,
+    output_len: str,
+    slo: str | None,
+    price: float | None,
+    calibration: tuple[Path, ...],
+) -> Asked:
+    """The options, checked. Raises UsageError."""
+    promised = parse_slo(slo) if slo else Slo()
+    if price is not None and request_rate is None:
+        raise UsageError("--price needs --request-rate: cost depends on how busy the GPUs are")
+    lengths = tokens("--input-len", input_len), tokens("--output-len", output_len)
+    load = None if request_rate is None else Load(request_rate, *lengths, slo=promised)
+    contexts = tuple(tokens("--context", word) for word in context.split(",")) if context else None
+    question = Question(load=load, tpot=promised.tpot, price=price, contexts=contexts)
+    return Asked(question, calibration)
+
+
+def tokens(option: str, text: str) -> int:
+    """A count of tokens, as the spec takes it: ``8192``, ``8k``, ``8K``."""
+    count = int(text) if text.isdecimal() else parse_count(text.strip())
+    if not isinstance(count, int) or count < 1:
+        raise UsageError(f"{option} {text}: takes a whole number of tokens from 1 on, such as 1024 or 8K")
+    return count
+
+
+def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = False) -> Answer:
+    """The plan for device ``gpu``; with ``advise`` also what to change. Raises errors of spec and checkpoint."""
+    chosen = choose(selection, gpu)
+    loaded, spec = chosen.loaded, chosen.loaded.spec
+    model = model_facts(spec, loaded.base, cache_dir())
+    catalogue = load_catalogue()
+    tables = load_tables(asked.calibrations)
+
+    def planner(spec: Spec, device: PlanDevice) -> Plan:
+        return make_plan(
+            spec,
+            model=model,
+            device=device,
+            question=asked.question,
+            tables=tables,
+            larger=_larger(catalogue, device.gpu),
+        )
+
+    plan = planner(spec, chosen.device)
+    if not plan.refused:
+        more = changes(plan, spec, chosen.device, planner, _larger(catalogue, chosen.device.gpu))
+        plan = plan.model_copy(update={"changes": more if advise else (), "command": _command(chosen)})
+    notes = loaded.notes if loaded.base else ()
+    return Answer(
+        plan=plan,
+        title=f"{loaded.preset or spec.model.served_name} on {plan.device.title}",
+        notes=(*chosen.notes, *notes),
+        start=None if plan.refused else _start(selection, gpu, chosen),
+    )
+
+
+def _larger(catalogue: Mapping[str, Gpu], than: Gpu) -> tuple[Gpu, ...]:
+    """The GPUs of the catalogue with more memory or more bandwidth, smallest and slowest first."""
+    others = [gpu for gpu in catalogue.values() if not gpu.is_cpu and gpu.name != than.name]
+    better = [gpu for gpu in others if gpu.memory > than.memory or gpu.bandwidth > than.bandwidth]
+    return tuple(sorted(better, key=lambda gpu: (gpu.memory, gpu.bandwidth)))
+
+
+def _command(chosen: Chosen) -> str:
+    from tri_serve.launch.standalone import standalone_launch
+
+    spec = chosen.loaded.spec
+    if not chosen.loaded.has_source:
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"source": STAND_IN_SOURCE})})
+    return shlex.join(standalone_launch(spec, engine="vllm").argv)
+
+
+def _start(selection: SpecSelection, gpu: str, chosen: Chosen) -> str:
+    """``tri-serve up`` with the same spec."""
+    words = ["tri-serve", "up", *([selection.preset] if selection.preset else [])]
+    words += [word for path in selection.files for word in ("-f", str(path))]
+    if gpu != AUTO:
+        words += ["--gpu", gpu]
+    for option, assignments in (("--set", selection.sets), ("--set-string", selection.set_strings)):
+        words += [word for assignment in assignments for word in (option, assignment)]
+    if not chosen.loaded.has_source:
+        words += ["--set", f"model.source={STAND_IN_SOURCE}"]
+    return shlex.join(words)

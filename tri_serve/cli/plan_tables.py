@@ -1,0 +1,168 @@
+"""Several plans side by side: ``plan compare`` and ``plan sweep``."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import click
+
+from tri_serve.cli.columns import Column, columns
+from tri_serve.cli.options import SpecSelection
+from tri_serve.cli.output import print_notes
+from tri_serve.cli.plan_answer import Answer, Asked, answer
+from tri_serve.errors import UsageError
+from tri_serve.plan.catalogue import CPU, load_catalogue
+from tri_serve.plan.result import DemandPlan, Plan
+from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span, users
+from tri_serve.spec.keys import catalogue as spec_keys
+
+MOST_PLANS = 256
+"""Of one sweep: more is a mistyped list, and no table that anybody reads."""
+_PRESET, _GPU = "preset", "gpu"
+
+Values = Mapping[str, str]
+
+
+def compared(selection: SpecSelection, gpus: str, asked: Asked) -> list[Answer]:
+    """A plan for each GPU of ``l4,l40s,h100``, or of the whole catalogue for ``all``. Raises UsageError."""
+    names = [name for name in load_catalogue() if name != CPU] if gpus == "all" else _words(gpus)
+    return [answer(selection, name, asked) for name in names]
+
+
+def print_compared(answers: Sequence[Answer]) -> None:
+    """One line a GPU, then why those do not work that do not."""
+    _print_notes(answers)
+    heads = [Column("gpu"), Column("each", number=True), *_heads(answers)]
+    rows = [[found.plan.device.name, str(found.plan.device.count), *_cells(found.plan)] for found in answers]
+    _print(heads, rows)
+    _print_refusals([(found.plan.device.name, found.plan) for found in answers])
+    _print_evidence(answers)
+
+
+def swept(
+    selection: SpecSelection, vary: Sequence[str], gpu: str, asked: Asked
+) -> tuple[list[str], list[tuple[Values, Answer]]]:
+    """The keys that vary, and a plan for each combination of their values. Raises UsageError."""
+    choices: dict[str, list[str]] = {}
+    for assignment in vary:
+        name, equals, text = assignment.partition("=")
+        if not equals or not _words(text):
+            raise UsageError(f"--vary {assignment}: takes KEY=VALUE,VALUE, such as max_model_len=4096,8192")
+        key = _key(name.strip())
+        if key in choices:
+            raise UsageError(f"--vary: {key} is given twice")
+        choices[key] = _words(text)
+    combinations = list(itertools.product(*choices.values()))
+    if len(combinations) > MOST_PLANS:
+        raise UsageError(f"--vary: {len(combinations):,} combinations; at most {MOST_PLANS} are planned")
+    plans: list[tuple[Values, Answer]] = []
+    for values in combinations:
+        chosen = dict(zip(choices, values, strict=True))
+        plans.append((chosen, _answer_for(selection, chosen, gpu, asked)))
+    return list(choices), plans
+
+
+def print_swept(keys: Sequence[str], plans: Sequence[tuple[Values, Answer]]) -> None:
+    """One line a combination, then why those do not work that do not."""
+    answers = [found for _, found in plans]
+    _print_notes(answers)
+    short = [key.rpartition(".")[2] for key in keys]
+    heads = [*(Column(name) for name in short), *_heads(answers)]
+    rows = [[*values.values(), *_cells(found.plan)] for values, found in plans]
+    _print(heads, rows)
+    _print_refusals([(", ".join(values.values()), found.plan) for values, found in plans])
+    _print_evidence(answers)
+
+
+def _answer_for(selection: SpecSelection, values: Values, gpu: str, asked: Asked) -> Answer:
+    sets = [f"{key}={value}" for key, value in values.items() if key not in (_PRESET, _GPU)]
+    chosen = replace(
+        selection,
+        preset=values.get(_PRESET, selection.preset),
+        # Above what else was set: this is what varies.
+        sets=(*selection.sets, *sets),
+    )
+    return answer(chosen, values.get(_GPU, gpu), asked)
+
+
+def _key(name: str) -> str:
+    """The dotted key of the spec that ``name`` means: itself, or the only one that ends so."""
+    if name in (_PRESET, _GPU):
+        return name
+    known = [key.dotted for key in spec_keys().values() if not key.is_section]
+    fitting = [key for key in known if key == name or key.endswith(f".{name}")]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"--vary {name}: {' and '.join(fitting)} end so; write one of them out")
+    raise UsageError(
+        f"--vary {name}: no key of the spec ends so; preset and gpu vary too",
+        hint="docs/reference/spec.md lists the keys",
+    )
+
+
+def _heads(answers: Sequence[Answer]) -> list[Column]:
+    heads = ["users", "KV tokens", "one alone", "all together"]
+    demands = [found.plan.demand for found in answers if found.plan.demand is not None]
+    if demands:
+        # What a load takes is the question then, and a terminal has 80 columns.
+        heads = [*heads[:1], *heads[2:], "engines"]
+    if any(demand.cost_per_million_output_tokens is not None for demand in demands):
+        heads.append("cost/M out")
+    return [Column(head, number=True) for head in heads]
+
+
+def _cells(plan: Plan) -> list[str]:
+    if plan.refused or plan.memory is None or plan.speed is None:
+        return ["no"]
+    length = plan.memory.max_model_len
+    full = [point for point in plan.speed.decode if point.fits and point.context == length]
+    fitting = full or [point for point in plan.speed.decode if point.fits]
+    return [
+        f"{users(plan.memory):,} x {length:,}",
+        *([f"{plan.memory.kv_tokens:,}"] if plan.demand is None else []),
+        span(rate_of_each(plan.speed.decode[0])),
+        span(fitting[-1].rate) if fitting else "-",
+        *([] if plan.demand is None else _load_cells(plan.demand)),
+    ]
+
+
+def _load_cells(demand: DemandPlan) -> list[str]:
+    engines = engines_words(demand).rpartition(" ")[0] if demand.replicas is not None else "none"
+    cost = demand.cost_per_million_output_tokens
+    return [engines, *([span(cost)] if cost is not None else [])]
+
+
+def _print(heads: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    filled = [[*row, *["-"] * (len(heads) - len(row))] for row in rows]
+    for line in columns(heads, filled, width=shutil.get_terminal_size().columns):
+        click.echo(line)
+
+
+def _print_refusals(plans: Sequence[tuple[str, Plan]]) -> None:
+    for name, plan in plans:
+        refusals = [finding for finding in plan.findings if finding.severity == "refusal"]
+        if refusals:
+            more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
+            text = f"{name}: {refusals[0].message}{more}"
+            click.echo()
+            click.echo(click.wrap_text(text, shutil.get_terminal_size().columns, subsequent_indent="  "))
+
+
+def _print_evidence(answers: Sequence[Answer]) -> None:
+    said = dict.fromkeys(evidence_words(found.plan.speed) for found in answers if found.plan.speed)
+    if said:
+        text = f"tokens/s: a prediction from {'; or '.join(said)}"
+        click.echo()
+        click.echo(click.wrap_text(text, shutil.get_terminal_size().columns))
+
+
+def _print_notes(answers: Sequence[Answer]) -> None:
+    print_notes(dict.fromkeys(note for found in answers for note in found.notes))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,93 @@
+"""What to change to get more out of a plan that works: each change is planned in full before it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tri_serve.plan.constraints.request import apply_change
+from tri_serve.plan.facts import Gpu, PlanDevice
+from tri_serve.plan.result import Change, MemoryPlan, Plan
+from tri_serve.plan.words import number, users, users_words
+from tri_serve.spec.models import Spec
+
+Planner = Callable[[Spec, PlanDevice], Plan]
+
+_LEAST_LENGTH = 2048
+"""Tokens below which a context is too short for a conversation; nobody is advised to have less."""
+_WORTH = 1.25
+"""As many times as fast, or as many users, as makes a change worth naming."""
+_GPUS = 2
+
+
+def changes(
+    plan: Plan, spec: Spec, device: PlanDevice, planner: Planner, gpus: tuple[Gpu, ...]
+) -> tuple[Change, ...]:
+    """Changes that would bring more users or more speed, at most a handful; ``gpus`` are looked at in order.
+
+    None for a plan that does not work: its refusals name what does.
+    """
+    if plan.refused or plan.memory is None:
+        return ()
+    found: list[Change] = []
+    for keys in _candidates(plan.memory, spec, device):
+        after = planner(apply_change(spec, keys), device)
+        if not after.refused and after.memory is not None and (effect := _effect(plan, after)):
+            found.append(Change(keys=keys, effect=effect))
+    named = 0
+    for gpu in gpus:
+        if named == _GPUS or gpu.is_cpu or device.gpu.is_cpu or gpu.name == device.gpu.name:
+            continue
+        after = planner(spec, replace(PlanDevice(gpu), count=device.count))
+        if not after.refused and _is_better(plan, after) and (effect := _effect(plan, after)):
+            found.append(Change(keys={}, gpu=gpu.name, effect=effect))
+            named += 1
+    return tuple(found)
+
+
+def _candidates(memory: MemoryPlan, spec: Spec, device: PlanDevice) -> list[dict[str, str]]:
+    if device.gpu.is_cpu:
+        return [{"engine.cpu_kv_cache_gib": f"{2 * spec.engine.cpu_kv_cache_gib:g}"}]
+    candidates = []
+    if spec.engine.kv_cache_dtype == "auto":
+        candidates.append({"engine.kv_cache_dtype": "fp8"})
+    if memory.max_model_len // 2 >= _LEAST_LENGTH:
+        candidates.append({"model.max_model_len": str(memory.max_model_len // 2)})
+    return candidates
+
+
+def _is_better(before: Plan, after: Plan) -> bool:
+    return _more_users(before, after) >= _WORTH and _faster(before, after) >= _WORTH
+
+
+def _more_users(before: Plan, after: Plan) -> float:
+    assert before.memory is not None
+    assert after.memory is not None
+    return users(after.memory) / max(1, users(before.memory))
+
+
+def _faster(before: Plan, after: Plan) -> float:
+    """How many times as fast one user alone is answered."""
+    if before.speed is None or after.speed is None:
+        return 1.0
+    return after.speed.decode[0].rate.likely / before.speed.decode[0].rate.likely
+
+
+def _effect(before: Plan, after: Plan) -> str:
+    """What is different, in words; empty if nothing is that matters."""
+    assert before.memory is not None
+    assert after.memory is not None
+    if _more_users(before, after) < _WORTH and _faster(before, after) < _WORTH:
+        return ""
+    words = users_words(after.memory)
+    faster = _faster(before, after)
+    if faster >= _WORTH:
+        words += f", one alone about {number(faster)} times as fast"
+    warnings = {finding.rule for finding in before.findings}
+    new = [
+        finding.message
+        for finding in after.findings
+        if finding.severity == "warning" and finding.rule not in warnings
+    ]
+    # What follows a colon in a finding explains it.
+    return "; but ".join([words, *(message.partition(": ")[0] for message in new[:1])])

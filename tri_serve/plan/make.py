@@ -1,0 +1,141 @@
+"""From a spec, a model and a device to the whole plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tri_serve.plan.calibration import shares_for
+from tri_serve.plan.calibration_table import CalibrationTable
+from tri_serve.plan.constraints import Request, check, kernel_expectation
+from tri_serve.plan.demand import Load, plan_demand
+from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
+from tri_serve.plan.memory import plan_memory
+from tri_serve.plan.result import (
+    DemandPlan,
+    DeviceSummary,
+    MemoryPlan,
+    ModelSummary,
+    Plan,
+    SpeedPlan,
+)
+from tri_serve.plan.shares import Shares
+from tri_serve.plan.speed import BATCHES, plan_speed, sequences_at_once
+from tri_serve.spec.engine import EngineSpec
+from tri_serve.spec.models import Spec
+
+_CONTEXT = 1024
+"""Tokens behind each sequence where nothing else is asked: a common length of chats."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a plan is asked beyond what the spec says."""
+
+    load: Load | None = None
+    tpot: float | None = None
+    """Seconds from token to token that are promised."""
+    price: float | None = None
+    """Of one GPU for an hour, in any currency."""
+    contexts: tuple[int, ...] | None = None
+    """Tokens behind each sequence to predict speed for; none: 1,024, and the longest that is allowed."""
+
+
+def make_plan(
+    spec: Spec,
+    *,
+    model: ModelFacts,
+    device: PlanDevice,
+    question: Question = Question(),
+    tables: Iterable[CalibrationTable] = (),
+    larger: tuple[Gpu, ...] = (),
+) -> Plan:
+    """What comes of serving ``model`` as ``spec`` says on ``device``.
+
+    ``tables`` hold what was measured; without a fitting one speed rests on a prior. ``larger``: GPUs to name where
+    this one is too small, smallest first. The plan has no ``command`` and no ``changes`` yet.
+    Raises UsageError for a load that is none.
+    """
+    length = spec.model.max_model_len or model.architecture.context
+
+    def memory_of(device: PlanDevice, engine: EngineSpec, length: int) -> MemoryPlan:
+        return plan_memory(model, device, engine, length)
+
+    memory = memory_of(device, spec.engine, length)
+    request = Request(spec, model, device, memory=memory, planner=memory_of, gpus=larger)
+    findings = check(request)
+    speed: SpeedPlan | None = None
+    demand: DemandPlan | None = None
+    if not any(finding.severity == "refusal" for finding in findings):
+        attained = shares_for(device.gpu, spec.engine, model.quantization.method, tables)
+        speed = _speed(model, device, spec.engine, memory, attained, question)
+        if question.load is not None:
+            demand = plan_demand(
+                model, device, spec.engine, memory, attained, question.load, price=question.price
+            )
+    return Plan(
+        model=_model_summary(model),
+        device=_device_summary(device, spec.engine),
+        engine=f"{spec.engine.kind} {spec.engine.version}",
+        kernel=kernel_expectation(request),
+        findings=findings,
+        memory=memory,
+        speed=speed,
+        demand=demand,
+    )
+
+
+def _speed(
+    model: ModelFacts,
+    device: PlanDevice,
+    engine: EngineSpec,
+    memory: MemoryPlan,
+    shares: Shares,
+    question: Question,
+) -> SpeedPlan:
+    contexts = question.contexts or tuple(
+        dict.fromkeys((min(_CONTEXT, memory.max_model_len), memory.max_model_len))
+    )
+    # The usual numbers, and for each length as many as there can be.
+    most = {sequences_at_once(engine, memory, context) for context in contexts}
+    return plan_speed(
+        model,
+        device,
+        engine,
+        memory,
+        shares,
+        batches=sorted({*BATCHES, *most} - {0}),
+        contexts=contexts,
+        prompts=contexts,
+        tpot_slo=question.tpot,
+    )
+
+
+def _model_summary(model: ModelFacts) -> ModelSummary:
+    return ModelSummary(
+        origin=model.origin,
+        architecture=model.architecture.architectures[0],
+        parameters=model.architecture.parameters,
+        layers=model.architecture.num_hidden_layers,
+        quantization=model.quantization.label,
+        weight_bytes=model.weight_bytes,
+        context=model.architecture.context,
+        remarks=model.remarks,
+    )
+
+
+def _device_summary(device: PlanDevice, engine: EngineSpec) -> DeviceSummary:
+    gpu = device.gpu
+    capability = None if gpu.compute_capability is None else ".".join(map(str, gpu.compute_capability))
+    return DeviceSummary(
+        name=gpu.name,
+        title=gpu.title,
+        count=1 if gpu.is_cpu else engine.tensor_parallel_size,
+        total=device.total_bytes,
+        free=device.free_bytes,
+        bandwidth=gpu.bandwidth,
+        flops=gpu.flops,
+        compute_capability=capability,
+        seen=device.seen,
+        sources=dict(gpu.sources),
+    )

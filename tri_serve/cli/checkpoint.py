@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tri_serve.checkpoint.inspect import CheckpointFacts
 
 # As tri_serve.checkpoint.tiny.TINY_FORMATS; named here so that --help imports nothing.
-FORMATS = ("bf16", "awq", "gptq", "ct")
+FORMATS = ("bf16", "awq", "gptq", "ct", "bnb4")
 
 
 @click.group()
@@ -30,7 +30,7 @@ def inspect(source: str, revision: str | None, output: str) -> None:
     """Check that a checkpoint is whole and show what it is.
 
     SOURCE is a directory, a hub name (owner/name) that was fetched before, or tiny:awq, tiny:gptq, tiny:ct,
-    tiny:bf16. Only config.json, the tokenizer's files and the headers of the weights are read.
+    tiny:bnb4, tiny:bf16. Only config.json, the tokenizer's files and the headers of the weights are read.
     """
     if not source:
         raise click.BadParameter("it is empty", param_hint="SOURCE")
@@ -89,8 +89,8 @@ def pull(source: str, revision: str | None, trust_remote_code: bool, output: str
 def tiny(fmt: Any, output: Path | None) -> None:
     """Make the tiny checkpoint that ships with tri-serve and print its directory.
 
-    FORMAT is awq (the default), gptq, ct (compressed-tensors) or bf16: 3.7 million parameters in Tri's shape that
-    answer a few dozen questions in Korean, English and Japanese.
+    FORMAT is awq (the default), gptq, ct (compressed-tensors), bnb4 (bitsandbytes nf4) or bf16: 3.7 million
+    parameters in Tri's shape that answer a few dozen questions in Korean, English and Japanese.
     """
     from tri_serve.checkpoint.tiny import export_tiny, tiny_checkpoint
     from tri_serve.places import cache_dir

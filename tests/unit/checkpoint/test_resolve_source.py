@@ -83,7 +83,9 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tiny_format_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="tiny:bf16, tiny:awq, tiny:gptq, tiny:ct are allowed"):
+    with pytest.raises(
+        CheckpointError, match="tiny:bf16, tiny:awq, tiny:gptq, tiny:ct, tiny:bnb4 are allowed"
+    ):
         resolve_source(model("tiny:nf4"), tmp_path)
 
 

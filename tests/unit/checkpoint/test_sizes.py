@@ -136,7 +136,13 @@ def test_a_hollow_checkpoint_takes_next_to_nothing_on_disk(tmp_path: Path) -> No
 @pytest.mark.parametrize("fmt", TINY_FORMATS)
 def test_the_tiny_checkpoint_has_the_tensors_that_are_computed(fmt: TinyFormat, tmp_path: Path) -> None:
     facts = inspect_checkpoint(tiny_checkpoint(fmt, tmp_path))
-    assert tensor_sizes(facts.architecture, facts.quantization) == facts.tensors
+    computed = tensor_sizes(facts.architecture, facts.quantization)
+    # bitsandbytes writes a number as text there, whose digits are not known before.
+    states = {name for name in facts.tensors if "quant_state" in name}
+    assert {name: size for name, size in computed.items() if name not in states} == {
+        name: tensor for name, tensor in facts.tensors.items() if name not in states
+    }
+    assert all(abs(computed[name].nbytes - facts.tensors[name].nbytes) <= 8 for name in states)
 
 
 def small(config: dict[str, Any], section: dict[str, Any] | None) -> tuple[Architecture, dict[str, Any]]:

@@ -10,7 +10,7 @@ from tri_serve.checkpoint.inspect import inspect_checkpoint
 from tri_serve.checkpoint.tiny import TINY_FORMATS, TinyFormat, derive, export_tiny, tiny_checkpoint
 from tri_serve.errors import MissingExtraError, ResourceError, UsageError
 
-METHODS = {"bf16": "none", "awq": "awq", "gptq": "gptq", "ct": "compressed-tensors"}
+METHODS = {"bf16": "none", "awq": "awq", "gptq": "gptq", "ct": "compressed-tensors", "bnb4": "bitsandbytes"}
 
 
 def files(directory: Path) -> dict[str, bytes]:

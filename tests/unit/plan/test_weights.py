@@ -67,6 +67,7 @@ TINY_LAYERS: dict[TinyFormat, int] = {
     "awq": TINY_WEIGHTS // 2 + TINY_GROUPS // 2 + TINY_GROUPS * 2,
     "gptq": TINY_WEIGHTS // 2 + TINY_GROUPS // 2 + TINY_GROUPS * 2,
     "ct": TINY_WEIGHTS // 2 + TINY_GROUPS * 2 + 4 * 16 + 18,
+    "bnb4": TINY_WEIGHTS // 2,
 }
 
 

@@ -14,11 +14,11 @@ from typing import Literal
 
 from tri_serve.checkpoint import safetensors
 from tri_serve.checkpoint.safetensors import NewTensor, read_header, write_file
-from tri_serve.checkpoint.tiny import pack
+from tri_serve.checkpoint.tiny import nf4, pack
 from tri_serve.errors import MissingExtraError, ResourceError, UsageError
 
-TinyFormat = Literal["bf16", "awq", "gptq", "ct"]
-TINY_FORMATS: tuple[TinyFormat, ...] = ("bf16", "awq", "gptq", "ct")
+TinyFormat = Literal["bf16", "awq", "gptq", "ct", "bnb4"]
+TINY_FORMATS: tuple[TinyFormat, ...] = ("bf16", "awq", "gptq", "ct", "bnb4")
 
 SOURCE = Path(__file__).parent / "bf16"
 """The trained checkpoint, as committed."""
@@ -127,7 +127,7 @@ def _make(fmt: TinyFormat, target: Path) -> None:
 def _fingerprint(fmt: TinyFormat) -> str:
     """Of the trained files and of the code that packs them."""
     digest = hashlib.sha256(fmt.encode())
-    code = (Path(module) for module in (__file__, pack.__file__, safetensors.__file__))
+    code = (Path(module) for module in (__file__, pack.__file__, nf4.__file__, safetensors.__file__))
     for file in (*sorted(SOURCE.iterdir()), *code):
         digest.update(f"{file.name}:{_sha256(file)}\n".encode())
     return digest.hexdigest()[:12]

@@ -1,4 +1,5 @@
 """Round weights to 4 bits and lay them out as AWQ, GPTQ and compressed-tensors do. numpy only; no randomness.
+bitsandbytes' nf4 is in nf4.py.
 
 A linear layer's weight is ``[N, K]`` (outputs, inputs); each group of 128 inputs of one output shares a scale.
 Scales are rounded *up* to bfloat16: no weight is then clipped, so dequantised weights are within half a step, and
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tri_serve.checkpoint.safetensors import NewTensor
+from tri_serve.checkpoint.tiny.nf4 import NF4_CONFIG, pack_nf4
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,6 +162,7 @@ PACKERS: Mapping[str, tuple[Callable[[NDArray[np.float32]], dict[str, NewTensor]
     "awq": (pack_awq, AWQ_CONFIG),
     "gptq": (pack_gptq, GPTQ_CONFIG),
     "ct": (pack_compressed_tensors, COMPRESSED_TENSORS_CONFIG),
+    "bnb4": (pack_nf4, NF4_CONFIG),
 }
 """By name: what packs one linear layer, and the ``quantization_config`` that says so."""
 

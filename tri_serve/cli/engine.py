@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tri_serve.launch.environment import EngineEnvironment
     from tri_serve.spec.engine import EngineSpec
 
+BITSANDBYTES = "bitsandbytes"
+"""As tri_serve.launch.plugins has it, which would cost --help its imports."""
+
 
 @click.group()
 def engine() -> None:
@@ -30,8 +33,13 @@ def engine() -> None:
 @click.argument("requirement", required=False, metavar="[vllm==VERSION]")
 @click.option("--cpu", "device", flag_value="cpu", help="The CPU build, also where a GPU is.")
 @click.option("--cuda", "device", flag_value="cuda", help="The CUDA build, also where no GPU is.")
+@click.option(
+    "--plugin",
+    type=click.Choice([BITSANDBYTES]),
+    help="Add what checkpoints stored in this way need; `up` does so by itself.",
+)
 @click.option("--reinstall", is_flag=True, help="Make it anew even if it is there.")
-def install(requirement: str | None, device: str | None, reinstall: bool) -> None:
+def install(requirement: str | None, device: str | None, plugin: str | None, reinstall: bool) -> None:
     """Make a managed engine environment.
 
     Without a version: the one that tri-serve is tested with, from pinned packages whose hashes are checked.
@@ -39,6 +47,7 @@ def install(requirement: str | None, device: str | None, reinstall: bool) -> Non
     """
     from tri_serve.launch.device import detect_device
     from tri_serve.launch.install import install_environment
+    from tri_serve.launch.plugins import install_plugin, plugin_for
 
     spec = _engine_spec(requirement, device)
     environment = install_environment(
@@ -49,6 +58,8 @@ def install(requirement: str | None, device: str | None, reinstall: bool) -> Non
         kind=spec.kind,
         reinstall=reinstall,
     )
+    if plugin is not None and (needed := plugin_for(spec.kind, spec.version, plugin)) is not None:
+        install_plugin(environment, needed, lambda line: click.echo(line, err=True))
     click.echo(environment.path)
 
 

@@ -12,7 +12,9 @@ from tri_serve.checkpoint.resolve import is_offline, is_pulled
 from tri_serve.cli.progress import Steps, steps
 from tri_serve.cli.pulling import pull_with_progress
 from tri_serve.fleet.preflight import Replaced, preflight, preflight_for_cluster
+from tri_serve.launch.environment import find_environment
 from tri_serve.launch.install import install_environment
+from tri_serve.launch.plugins import install_plugin, plugin_for, require_plugin
 from tri_serve.places import cache_dir, data_dir
 
 if TYPE_CHECKING:
@@ -115,4 +117,12 @@ def check(
             kind=spec.engine.kind,
         )
         times.install = time.monotonic() - before
+    if (plugin := plugin_for(spec.engine.kind, spec.engine.version, method)) is not None:
+        environment = find_environment(spec.engine, data_dir(), result.device)
+        if environment.managed:
+            before = time.monotonic()
+            install_plugin(environment, plugin, lambda line: view.show("environment", line))
+            times.install += time.monotonic() - before
+        else:
+            require_plugin(environment, plugin)
     view.show("environment", engine, "done")

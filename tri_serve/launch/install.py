@@ -81,7 +81,7 @@ def install_environment(
     if not reinstall and (found := _up_to_date(path, pins)):
         return found
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(path.parent / f".{name}.lock", report) as lock_fd:
+    with exclusively(path.parent / f".{name}.lock", report) as lock_fd:
         if not reinstall and (found := _up_to_date(path, pins)):
             return found  # somebody else has just made it
         _require_disk(path.parent, DISK_BYTES[device])
@@ -278,7 +278,7 @@ def _up_to_date(path: Path, pins: Pins | None) -> EngineEnvironment | None:
 
 
 @contextmanager
-def _exclusive(lock: Path, report: Report) -> Iterator[int]:
+def exclusively(lock: Path, report: Report) -> Iterator[int]:
     """Hold an advisory lock. The programs started meanwhile inherit it: see CommandLog."""
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -74,6 +74,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
         (index, "leaf", "1.0", ("triton",), {"leaf.py": ""}),
         (index, "torchvision", "1.0", (), {"torchvision/__init__.py": ""}),
         (index, "triton", "1.0", (), {"triton/__init__.py": ""}),
+        (index, "bitsandbytes", "0.50.2", ("triton",), {"bitsandbytes/__init__.py": ""}),
+        (index, "vllm-bnb-plugin", "0.0.3", ("vllm==1.0",), {"vllm_bnb_plugin/__init__.py": ""}),
         (torch_index, "torch", TORCH, (), _TORCH),
     ):
         file = _write_wheel(folder / name, name, version, requires, files)

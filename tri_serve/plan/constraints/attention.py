@@ -21,6 +21,9 @@ CPU_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 CPU_FP8_SINCE: Version = (0, 24)
 """First version read whose CPU attention stores fp8; 0.18 warns and keeps the KV cache in ``dtype``."""
 
+FLASH_4_FP8_SINCE: Version = (0, 27)
+"""First version read in which FlashAttention offers itself for fp8 on compute capability 10; 0.24 does not."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -42,7 +45,7 @@ def attention_backend(request: Request) -> Choice:
         order = (FLASHINFER, FLASH, TRITON, FLEX)
     if (asked := value_of(request.spec.engine.extra_args, "--attention-backend")) is not None:
         order = (asked.upper(),)
-    backend = next((name for name in order if _selects(name, capability, head, fp8)), None)
+    backend = next((name for name in order if _selects(name, request, capability, fp8)), None)
     if backend is None:
         return Choice(None, f"{' and '.join(order)} {'does' if len(order) == 1 else 'do'} not take it")
     # What is looked at only when the layers are made: the choice is then final.
@@ -58,14 +61,16 @@ def attention_backend(request: Request) -> Choice:
     return Choice(backend)
 
 
-def _selects(name: str, capability: tuple[int, int], head: int, fp8: str | None) -> bool:
+def _selects(name: str, request: Request, capability: tuple[int, int], fp8: str | None) -> bool:
     """Whether the backend's own conditions let it be chosen."""
+    head, half = request.model.architecture.head_dim, request.dtype != "float32"
     if name == FLASH:
         # FlashAttention 3 (compute capability 9) and 4 (10) take fp8; 2 does not, and none takes e5m2.
-        types = fp8 is None or (fp8 != "fp8_e5m2" and capability[0] in (9, 10))
-        return capability >= (8, 0) and head % 8 == 0 and head <= 256 and types
+        takes = (9, 10) if request.version >= FLASH_4_FP8_SINCE else (9,)
+        types = fp8 is None or (fp8 != "fp8_e5m2" and capability[0] in takes)
+        return capability >= (8, 0) and half and head % 8 == 0 and head <= 256 and types
     if name == FLASHINFER:
-        return (8, 0) <= capability <= (12, 1) and head in FLASHINFER_SIZES
+        return (8, 0) <= capability <= (12, 1) and half and head in FLASHINFER_SIZES
     if name == TRITON:
         return head >= 32
     return name == FLEX and fp8 is None

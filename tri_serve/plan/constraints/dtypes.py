@@ -44,6 +44,7 @@ DTYPE = Rule(
     "(get_supported_act_dtypes)",
     ("refusal", "note"),
     _dtype,
+    any_engine=True,
 )
 
 RULES = (DTYPE,)

@@ -34,6 +34,8 @@ def kernel_expectation(request: Request) -> str:
     quantization = request.model.quantization
     if quantization.method == "none":
         return "none: weights are not quantised"
+    if request.spec.engine.kind != "vllm":
+        return "SGLang's own choice"
     if quantization.method == "bitsandbytes":
         return f"bitsandbytes, {quantization.bits} bits"
     layers: dict[str, list[str]] = {}

@@ -29,23 +29,32 @@ def _free(request: Request) -> Iterator[Found]:
     device, share = request.device, request.spec.engine.gpu_memory_utilization
     if request.on_cpu:
         return
-    requested = math.ceil(device.total_bytes * share)
-    free = _startable(request)
+    visible, free = _visible(request), _startable(request)
+    requested = math.ceil(visible * share)
     if requested <= free:
         return
-    works = math.floor(free / device.total_bytes * 100) / 100
+    works = math.floor(free / visible * 100) / 100
     others = device.total_bytes - device.free_bytes
     said = f", of which other programs hold {gib(others)}" if others else ""
     context = (
-        f", after its CUDA context of {gib(device.free_bytes - free)}" if free < device.free_bytes else ""
+        f" after the {gib(device.free_bytes - free)} of driver and CUDA context"
+        if free < device.free_bytes
+        else ""
     )
     yield Found(
         "refusal",
-        f"the engine takes {share:g} of the {gib(device.total_bytes)} of {device.gpu.title}{said}: "
+        f"the engine takes {share:g} of the {gib(visible)} of {device.gpu.title}{said}: "
         f"{gib(requested)}, and {gib(free)} are free{context}",
         change={"engine.gpu_memory_utilization": f"{works:g}"} if works >= LEAST_SHARE else {},
         advice="or end what else uses the GPU (nvidia-smi lists it)" if others else "",
     )
+
+
+def _visible(request: Request) -> int:
+    """Bytes of the device that the engine takes its share of."""
+    if request.memory is None:
+        return request.device.total_bytes
+    return math.floor(request.memory.requested / request.spec.engine.gpu_memory_utilization)
 
 
 def _startable(request: Request) -> int:
@@ -91,6 +100,8 @@ def _fits(request: Request) -> Iterator[Found]:
 
 def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str], str]]:
     """Changes of the spec with which it fits, least first, each with words for people."""
+    if request.on_cpu:
+        yield from _more_kv_cache_on_the_cpu(memory)
     if length := _length_that_fits(request, memory):
         yield {"model.max_model_len": str(length)}, f"a context of {length:,} tokens fits"
     if request.planner is None:
@@ -99,7 +110,9 @@ def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str]
         change = {"engine.kv_cache_dtype": "fp8"}
         if attention_backend(request.changed(change)).backend and _would_fit(request, change):
             yield change, "engine.kv_cache_dtype: fp8 fits, and costs some accuracy"
-    share = _share_that_is_free(request)
+    if request.on_cpu:
+        return
+    share = _larger_share(request, memory)
     if share is not None and _would_fit(request, change := {"engine.gpu_memory_utilization": f"{share:g}"}):
         yield change, f"engine.gpu_memory_utilization {share:g} fits"
     for ranks in range(request.tensor_parallel + 1, MOST_RANKS + 1):
@@ -108,6 +121,13 @@ def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str]
         if enough and splits(request.model, ranks) and _would_fit(request, change):
             yield change, f"{ranks} × {request.device.gpu.title} fit (engine.tensor_parallel_size {ranks})"
             return
+
+
+def _more_kv_cache_on_the_cpu(memory: MemoryPlan) -> Iterator[tuple[dict[str, str], str]]:
+    """There the KV cache has the size that the spec gives it, in blocks of which one is kept back."""
+    needed = math.ceil((memory.max_model_len + 2 * memory.block_tokens) * memory.kv_bytes_per_token / GIB)
+    if memory.requested - memory.kv_bytes + needed * GIB <= memory.free:
+        yield {"engine.cpu_kv_cache_gib": f"{needed}.0"}, f"engine.cpu_kv_cache_gib {needed} fits"
 
 
 def _length_that_fits(request: Request, memory: MemoryPlan) -> int | None:
@@ -124,12 +144,12 @@ def _length_that_fits(request: Request, memory: MemoryPlan) -> int | None:
     return None
 
 
-def _share_that_is_free(request: Request) -> float | None:
-    """The largest share of the GPU that could be taken, if it is more than what is."""
-    if request.on_cpu:
-        return None
-    share = math.floor(_startable(request) / request.device.total_bytes * 100) / 100
-    return share if share > request.spec.engine.gpu_memory_utilization else None
+def _larger_share(request: Request, memory: MemoryPlan) -> float | None:
+    """The least share of the GPU's memory that has room for one sequence, if so much is free."""
+    block = memory.block_tokens * memory.kv_bytes_per_token
+    missing = memory.max_model_len * memory.kv_bytes_per_token + 2 * block - memory.kv_bytes
+    share = math.ceil((memory.requested + missing) / _visible(request) * 100) / 100
+    return share if math.ceil(share * _visible(request)) <= memory.startable else None
 
 
 def _would_fit(request: Request, change: dict[str, str]) -> bool:
@@ -166,6 +186,7 @@ FITS = Rule(
     "vLLM 0.32.0: v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory; the terms are the plan's",
     ("refusal",),
     _fits,
+    any_engine=True,
 )
 
 

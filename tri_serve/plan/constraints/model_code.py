@@ -26,9 +26,10 @@ def _architecture(request: Request) -> Iterator[Found]:
 ARCHITECTURE = Rule(
     "architecture",
     "The model is a LlamaForCausalLM.",
-    "vLLM 0.24.0, 0.29.0, 0.32.0: model_executor/models/registry.py has no TrillionForCausalLM",
+    "vLLM 0.18.0 to 0.32.0: model_executor/models/registry.py has no TrillionForCausalLM",
     ("refusal",),
     _architecture,
+    any_engine=True,
 )
 
 
@@ -57,6 +58,7 @@ REMOTE_CODE = Rule(
     "vLLM 0.32.0: transformers_utils/config.py (trust_remote_code)",
     ("refusal", "note"),
     _remote_code,
+    any_engine=True,
 )
 
 RULES = (ARCHITECTURE, REMOTE_CODE)

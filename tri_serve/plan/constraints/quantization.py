@@ -26,9 +26,9 @@ def _agreement(request: Request) -> Iterator[Found]:
     if said in ("auto", found):
         return
     does = (
-        f'vLLM ends with "Cannot find the config file for {said}"'
+        f'an engine of vLLM ends with "Cannot find the config file for {said}"'
         if found == "none"
-        else f'vLLM ends with "Quantization method specified in the model config ({found}) does not match"'
+        else f'an engine of vLLM ends with "… specified in the model config ({found}) does not match …"'
     )
     if said == "none":
         does = "nothing turns the quantization of a checkpoint off"
@@ -46,6 +46,7 @@ AGREEMENT = Rule(
     "vLLM 0.32.0: config/model.py (_verify_quantization), model_loader/weight_utils.py (get_quant_config)",
     ("refusal",),
     _agreement,
+    any_engine=True,
 )
 
 

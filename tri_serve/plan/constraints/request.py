@@ -43,7 +43,8 @@ class Request:
     @property
     def engine(self) -> str:
         """For people: ``vLLM 0.32.0``."""
-        return f"vLLM {self.spec.engine.version}"
+        title = "vLLM" if self.spec.engine.kind == "vllm" else "SGLang"
+        return f"{title} {self.spec.engine.version}"
 
     @property
     def tensor_parallel(self) -> int:

@@ -38,9 +38,13 @@ class Rule:
     severities: tuple[Severity, ...]
     """What its findings can be."""
     check: Callable[[Request], Iterator[Found]]
+    any_engine: bool = False
+    """Whether it is as true of SGLang; the others are read from vLLM's source, and are not held against SGLang."""
 
     def find(self, request: Request) -> tuple[Finding, ...]:
         """What the rule finds in ``request``, as people and programs read it."""
+        if request.spec.engine.kind != "vllm" and not self.any_engine:
+            return ()
         return tuple(
             Finding(
                 rule=self.name,

@@ -11,6 +11,7 @@ from tri_serve.plan.constraints import (
     limits,
     memory,
     model_code,
+    other_engine,
     quantization,
     tensor_parallel,
 )
@@ -32,6 +33,7 @@ def all_rules() -> tuple[Rule, ...]:
         *driver.RULES,
         *dead_flags.RULES,
         *conflicts.RULES,
+        *other_engine.RULES,
     )
 
 

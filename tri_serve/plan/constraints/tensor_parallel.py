@@ -100,6 +100,7 @@ HEADS = Rule(
     "vLLM 0.32.0: config/model.py, verify_with_parallel_config",
     ("refusal",),
     _heads,
+    any_engine=True,
 )
 
 
@@ -126,6 +127,7 @@ KV_HEADS = Rule(
     "vLLM 0.32.0: model_executor/models/llama.py, LlamaAttention",
     ("refusal", "note"),
     _kv_heads,
+    any_engine=True,
 )
 
 
@@ -194,6 +196,7 @@ GPUS = Rule(
     'vLLM 0.32.0: config/parallel.py ("World size … is larger than the number of available GPUs")',
     ("refusal", "note"),
     _gpus,
+    any_engine=True,
 )
 
 
@@ -228,6 +231,7 @@ REPLICAS = Rule(
     "arithmetic; vLLM 0.32.0: v1/worker/utils.py (request_memory) refuses to start where its share is not free",
     ("refusal", "note"),
     _replicas,
+    any_engine=True,
 )
 
 RULES = (GROUP_SIZE, HEADS, KV_HEADS, SIZES, WORDS, GPUS, REPLICAS)

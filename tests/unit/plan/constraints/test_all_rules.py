@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from tri_serve.checkpoint.quantization import QuantizationFacts
-from tri_serve.plan.constraints import Request, all_rules, apply_change, check, parse_version
+from tri_serve.plan.constraints import (
+    Request,
+    all_rules,
+    apply_change,
+    check,
+    kernel_expectation,
+    parse_version,
+)
 
 Ask = Callable[..., Request]
 
@@ -87,3 +94,14 @@ def test_a_change_is_written_as_in_the_spec(ask: Ask) -> None:
 @pytest.mark.parametrize(("text", "version"), [("0.32.0", (0, 32)), ("0.18", (0, 18)), ("1.0.0rc1", (1, 0))])
 def test_a_version_is_its_first_two_numbers(text: str, version: tuple[int, int]) -> None:
     assert parse_version(text) == version
+
+
+def test_rules_that_are_vllm_s_are_not_held_against_sglang_and_that_is_said(ask: Ask) -> None:
+    given = {"kv_cache_dtype": "fp8", "tensor_parallel_size": 4}
+    of_vllm = {finding.rule for finding in check(ask("a10", engine=given))}
+    of_sglang = {finding.rule for finding in check(ask("a10", engine=given | {"kind": "sglang"}))}
+    assert {"fp8-kv-cache", "group-size-tensor-parallel"} <= of_vllm - of_sglang
+    assert "other-engine" in of_sglang - of_vllm
+    three = check(ask("a10", engine={"kind": "sglang", "tensor_parallel_size": 3}))
+    assert "heads-tensor-parallel" in {finding.rule for finding in three}
+    assert kernel_expectation(ask("a10", engine={"kind": "sglang"})) == "SGLang's own choice"

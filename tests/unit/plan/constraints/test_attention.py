@@ -91,3 +91,11 @@ def test_head_sizes_that_the_cpu_lacks_are_refused(ask: Ask, found: Find) -> Non
     (finding,) = found(ask("cpu", "none", config={"head_dim": 144}), "attention-backend")
     assert finding.severity == "refusal"
     assert found(ask("cpu"), "attention-backend") == ()
+
+
+def test_full_precision_and_older_engines_choose_otherwise(ask: Ask) -> None:
+    """FlashAttention computes in 16 bits, and began to offer itself for fp8 on Blackwell after 0.24."""
+    full = ask("l4", "none", engine={"dtype": "float32"})
+    assert attention_backend(full).backend == "TRITON_ATTN"
+    old = ask("b200", engine={"kv_cache_dtype": "fp8", "version": "0.24.0"})
+    assert attention_backend(old).backend == "TRITON_ATTN"

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tri_serve.plan.constraints import Request
+from tri_serve.plan.facts import PlanDevice
 from tri_serve.plan.result import Finding, MemoryPlan
+from tri_serve.spec.engine import EngineSpec
 
 Ask = Callable[..., Request]
 Find = Callable[[Request, str], tuple[Finding, ...]]
@@ -73,14 +75,41 @@ def test_bf16_on_one_24_gb_card_is_told_of_more_cards_4_bits_and_larger_gpus(ask
     assert "would hold it" in finding.advice
 
 
-def test_what_is_short_of_kv_cache_alone_is_told_of_a_shorter_context_and_of_fp8(
-    ask: Ask, only: Only
+def test_what_is_short_of_kv_cache_alone_is_told_of_context_fp8_share_and_more_gpus(
+    ask: Ask, only: Only, memory: Memories
 ) -> None:
-    tight = {"gpu_memory_utilization": 0.60}
-    finding = only(ask("l4", engine=tight, planned=True), "memory")
-    if "model.max_model_len" in finding.change:
-        assert int(finding.change["model.max_model_len"]) < 8_192
-    assert "engine.gpu_memory_utilization" in str(finding.change) + finding.advice
+    """10 of 20 GiB taken, 4,000 tokens fit; each change brings what a made-up planner says it does."""
+
+    def planner(device: PlanDevice, engine: EngineSpec, length: int) -> MemoryPlan:
+        token = 102_400 if engine.kv_cache_dtype == "fp8" else 204_800 // engine.tensor_parallel_size
+        requested = int(20 * GIB * engine.gpu_memory_utilization)
+        kv_bytes = requested - 10 * GIB + 4_000 * 204_800
+        tokens = kv_bytes // token // 16 * 16
+        return memory(
+            total=20 * GIB,
+            free=20 * GIB,
+            requested=requested,
+            kv_bytes=kv_bytes,
+            kv_bytes_per_token=token,
+            kv_tokens=tokens,
+            max_model_len=length,
+            full_length_sequences=tokens / length,
+        )
+
+    asked = ask("l4", engine={"gpu_memory_utilization": 0.5}, spec_model={"max_model_len": 7_000})
+    request = replace(asked, memory=planner(asked.device, asked.spec.engine, 7_000), planner=planner)
+    finding = only(request, "memory")
+    assert finding.change == {"model.max_model_len": "4000"}
+    assert finding.advice == (
+        "engine.kv_cache_dtype: fp8 fits, and costs some accuracy; engine.gpu_memory_utilization 0.53 fits; "
+        "2 × NVIDIA L4 24 GB fit (engine.tensor_parallel_size 2)"
+    )
+
+
+def test_the_cpu_is_given_a_larger_kv_cache(ask: Ask, only: Only) -> None:
+    """8,192 tokens of 204,800 bytes are 1.56 GiB."""
+    finding = only(ask("cpu", engine={"cpu_kv_cache_gib": 1.0}, planned=True), "memory")
+    assert finding.change == {"engine.cpu_kv_cache_gib": "2.0"}
 
 
 def test_a_plan_that_fits_is_not_refused(ask: Ask, found: Find) -> None:

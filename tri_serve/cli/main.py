@@ -52,6 +52,9 @@ COMMANDS: Mapping[str, Entry] = {
     "schema": Entry("tri_serve.cli.config:schema", "Print the JSON schema of tri-serve.yaml."),
     "config": Entry("tri_serve.cli.config:config", "Show the spec that the other commands would use."),
     "plan": Entry("tri_serve.cli.plan:plan", "Say what fits, how fast it should be, and what to change."),
+    "render": Entry(
+        "tri_serve.cli.render:render", "Print the command of one engine, for a machine of your own."
+    ),
     "checkpoint": Entry("tri_serve.cli.checkpoint:checkpoint", "Make and inspect checkpoints."),
     "engine": Entry("tri_serve.cli.engine:engine", "Install, list and check engine environments."),
     "up": Entry("tri_serve.cli.fleet:up", "Start the fleet that the spec describes, or change it."),

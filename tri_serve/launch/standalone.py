@@ -63,17 +63,27 @@ def standalone_launch(
     )
 
 
+def container_launch(spec: Spec, *, port: int | None = None) -> LaunchConfig:
+    """The same inside an engine's image: its own command, listening on all of the container's interfaces.
+
+    ``host`` of what is returned is where the container's port is to be published: gateway.host.
+    """
+    engine = spec.engine.model_copy(update={"command": None, "python": None})
+    bare = spec.model_copy(update={"engine": engine})
+    return replace(standalone_launch(bare, host=_EVERY_INTERFACE, port=port), host=spec.gateway.host)
+
+
 def is_directory(source: str) -> bool:
     """Whether ``model.source`` is a directory, and not a hub repository."""
     return PurePosixPath(source).is_absolute()
 
 
-def remarks(spec: Spec) -> tuple[str, ...]:
-    """What whoever runs the command should know, one sentence or two each."""
-    return tuple(_remarks(spec))
+def remarks(spec: Spec, *, engines: int = 1) -> tuple[str, ...]:
+    """What whoever runs ``engines`` of them should know, one sentence or two each."""
+    return tuple(_remarks(spec, engines))
 
 
-def _remarks(spec: Spec) -> Iterator[str]:
+def _remarks(spec: Spec, engines: int) -> Iterator[str]:
     if spec.engine.kind == "sglang":
         if sglang_options.shares_memory_otherwise(spec.engine):
             yield (
@@ -84,11 +94,19 @@ def _remarks(spec: Spec) -> Iterator[str]:
             "SGLang takes its clients' key only as an argument, which every user of the machine can read: this "
             "command sets none, so keep its port to yourself."
         )
-    if spec.fleet.most_replicas > 1:
+    if spec.model.quantization == "bitsandbytes":
+        from tri_serve.launch.plugins import plugin_for
+
+        if plugin := plugin_for(spec.engine.kind, spec.engine.version, "bitsandbytes"):
+            packages = " ".join(f"'{package}'" for package in plugin.packages)
+            yield f"vLLM {spec.engine.version} needs more for bitsandbytes, where it runs: pip install {packages}."
+    if engines > 1:
         yield (
-            f"fleet.replicas is {spec.fleet.most_replicas}; this is one engine. `tri-serve up` runs a fleet "
+            f"{engines} engines, each on a port of its own and none in front of them: `tri-serve up` runs a fleet "
             "behind one address."
         )
+    elif spec.fleet.most_replicas > 1:
+        yield f"fleet.replicas is {spec.fleet.most_replicas}, and this is one engine; `tri-serve up` runs a fleet."
 
 
 def _check_extra_args(extra_args: tuple[str, ...], gate: VersionGate) -> None:
@@ -163,10 +181,3 @@ def _environment(spec: Spec, device: Device) -> dict[str, str]:
     if device == "cpu" and spec.engine.cpu_threads is not None:
         env["OMP_NUM_THREADS"] = str(spec.engine.cpu_threads)
     return env
-
-
-def container_launch(spec: Spec) -> LaunchConfig:
-    """The same inside an engine's image: its own command, listening on all of the container's interfaces."""
-    engine = spec.engine.model_copy(update={"command": None, "python": None})
-    bare = spec.model_copy(update={"engine": engine})
-    return replace(standalone_launch(bare, host=_EVERY_INTERFACE), host=spec.gateway.host)

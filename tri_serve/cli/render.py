@@ -1,0 +1,177 @@
+"""``tri-serve render``: the command for one engine as a file that others run."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tri_serve.cli.options import SpecSelection, gpu_option, spec_options
+from tri_serve.cli.output import print_notes
+
+if TYPE_CHECKING:
+    from tri_serve.spec.load import LoadedSpec
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group()
+def render() -> None:
+    """Print the exact command of one engine, for a machine or an image of your own.
+
+    Nothing is started, and no engine has to be here. engine.kind is vllm or sglang; every flag is one that
+    engine.version has. gateway.host and gateway.port say where the engine listens (the port only if you set it);
+    what the engine does anyway is left out. No secret is printed. `tri-serve up` needs none of this.
+    """
+
+
+def _render_options(command: Command) -> Command:
+    """What every form takes: the spec, --gpu, --output and --force."""
+
+    @spec_options
+    @gpu_option
+    @click.option(
+        "--output", type=click.Path(path_type=Path), help="File to write, in place of stdout; - for stdout."
+    )
+    @click.option("--force", is_flag=True, help="Replace the file if it exists.")
+    @functools.wraps(command)
+    def with_options(selection: SpecSelection, output: Path | None, force: bool) -> None:
+        command(selection=selection, output=output, force=force)
+
+    return with_options  # type: ignore[return-value]  # the parameters that click passes have changed
+
+
+@render.command()
+@_render_options
+def shell(selection: SpecSelection, output: Path | None, force: bool) -> None:
+    """A POSIX shell script that becomes the engine.
+
+    Secrets come from its environment, or from the file that SECRETS_FILE names. Arguments of the script are the
+    engine's.
+    """
+    from tri_serve.launch.standalone import remarks, standalone_launch
+    from tri_serve.render.shell import shell_script
+
+    loaded = selection.load()
+    config = standalone_launch(loaded.spec, port=_port(loaded))
+    text = shell_script(loaded.spec, config, command=_written("shell", selection))
+    _give(text, output, force=force, mode=0o755)
+    print_notes((*loaded.notes, *remarks(loaded.spec)))
+
+
+@render.command()
+@_render_options
+def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
+    """The engine's variables, one NAME=value a line, without secrets.
+
+    For docker run --env-file and systemd's EnvironmentFile= alike; a value that the two would read differently is
+    refused.
+    """
+    from tri_serve.launch.standalone import standalone_launch
+    from tri_serve.render.env import env_file
+
+    loaded = selection.load()
+    config = standalone_launch(loaded.spec, port=_port(loaded))
+    _give(env_file(loaded.spec, config, command=_written("env", selection)), output, force=force)
+    print_notes(loaded.notes)
+
+
+@render.command()
+@_render_options
+def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
+    """A Docker Compose file: one service an engine, in the engine's own image.
+
+    Ports are published at gateway.host, which is this machine alone unless you say otherwise. engine.image names
+    another image.
+    """
+    from tri_serve.launch.standalone import container_launch, remarks
+    from tri_serve.render.compose import compose_file
+
+    loaded = selection.load()
+    config = container_launch(loaded.spec, port=_port(loaded))
+    text = compose_file(loaded.spec, config, command=_written("compose", selection))
+    _give(text, output, force=force)
+    engines = loaded.spec.fleet.initial_replicas
+    print_notes((*loaded.notes, *remarks(loaded.spec, engines=engines)))
+
+
+@render.command()
+@_render_options
+def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
+    """A systemd unit that runs one engine as a user of its own.
+
+    engine.command or engine.python say where the engine is; without them it is looked for in systemd's PATH.
+    """
+    from tri_serve.launch.standalone import remarks, standalone_launch
+    from tri_serve.render.systemd import systemd_unit, unit_name
+
+    loaded = selection.load()
+    config = standalone_launch(loaded.spec, port=_port(loaded))
+    text = systemd_unit(loaded.spec, config, command=_written("systemd", selection))
+    _give(text, output, force=force)
+    print_notes(
+        (*loaded.notes, *remarks(loaded.spec), *_install_words(unit_name(loaded.spec), config.argv[0]))
+    )
+
+
+@render.command()
+@_render_options
+def quickstart(selection: SpecSelection, output: Path | None, force: bool) -> None:
+    """A Python script that asks the model one question through transformers, without a server."""
+    from tri_serve.launch.quickstart import quickstart as script
+
+    loaded = selection.load()
+    _give(script(loaded.spec, command=_written("quickstart", selection)), output, force=force)
+    print_notes(loaded.notes)
+
+
+def _install_words(name: str, program: str) -> tuple[str, ...]:
+    if program.startswith("/"):
+        return ()
+    return (
+        f"{name}.service finds {program} only in systemd's own PATH; if it is elsewhere: "
+        f"--set engine.command=[/opt/vllm/bin/vllm,serve] (yours), for example.",
+    )
+
+
+def _port(loaded: LoadedSpec) -> int | None:
+    """The port that somebody asked for; none: the engine's own default."""
+    from tri_serve.spec.origin import DEFAULT
+
+    return None if loaded.origins["gateway.port"] == DEFAULT else loaded.spec.gateway.port
+
+
+def _written(form: str, selection: SpecSelection) -> str:
+    """The command line that makes the same file again, on one line and without secrets."""
+    words = ["tri-serve", "render", form, *([selection.preset] if selection.preset else [])]
+    words += [word for path in selection.files for word in ("-f", str(path))]
+    words += ["--gpu", selection.gpu] if selection.gpu else []
+    words += [word for said in selection.sets for word in ("--set", _shown(said))]
+    words += [word for said in selection.set_strings for word in ("--set-string", _shown(said))]
+    return " ".join(shlex.join(words).split())
+
+
+def _shown(said: str) -> str:
+    """KEY=VALUE of --set as it may be shown. A value that holds many keys may hold a secret one."""
+    from tri_serve.spec.secrets import MASK, is_secret_path
+
+    key, _, value = said.partition("=")
+    path = tuple(key.split("."))
+    hidden = is_secret_path(path) or path in {("engine",), ("engine", "env"), ("engine", "extra_args")}
+    return f"{key}={MASK if hidden else value}"
+
+
+def _give(text: str, output: Path | None, *, force: bool, mode: int | None = None) -> None:
+    if output is None or str(output) == "-":
+        click.echo(text, nl=False)
+        return
+    from tri_serve.cli.config import write_file
+
+    write_file(output, text, force=force)
+    if mode is not None:
+        output.chmod(mode)
+    click.echo(f"wrote {output}", err=True)

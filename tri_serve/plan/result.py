@@ -65,6 +65,12 @@ class MemoryPlan(PlanModel):
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
+    def usable(self) -> int:
+        """Bytes that CUDA calls the device's total, of which the engine takes its share."""
+        return self.total - sum(term.nbytes for term in self.outside if term.name == "driver")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
     def startable(self) -> int:
         """Bytes that are free for ``requested`` when the engine looks: with less it does not start."""
         return self.free - sum(term.nbytes for term in self.outside if term.name in ("driver", "CUDA context"))

@@ -134,7 +134,8 @@ def test_of_a_board_that_is_not_here_the_drivers_part_is_taken_off(
 ) -> None:
     plan = plan_memory(model(), PlanDevice(round_gpu()), EngineSpec(), 8192)
     assert taken(plan, "driver") == DRIVER_BYTES
-    assert plan.requested == math.ceil((24_000_000_000 - DRIVER_BYTES) * 0.92)
+    assert plan.usable == 24_000_000_000 - DRIVER_BYTES
+    assert plan.requested == math.ceil(plan.usable * 0.92)
     assert "driver" not in [term.name for term in plan_memory(model(), card, EngineSpec(), 8192).outside]
 
 

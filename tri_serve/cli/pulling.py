@@ -22,16 +22,24 @@ def pull_with_progress(model: ModelSpec, view: Steps) -> Pulled:
 
     live = sys.stderr.isatty()
     shown = 0.0
+    last: PullProgress | None = None
 
     def report(progress: PullProgress) -> None:
-        nonlocal shown
+        nonlocal shown, last
+        last = progress
         now = time.monotonic()
         if live or now - shown >= _LINE_SECONDS:
             shown = now
             view.show(STEP, progress_line(model.source, progress))
 
     view.show(STEP, f"{model.source}: asking the hub what there is")
-    pulled = pull(model, report=report)
+    try:
+        pulled = pull(model, report=report)
+    except KeyboardInterrupt:
+        if last is not None:
+            kept = f"{amount(last.done)} of {amount(last.total)} are kept; run it again to go on"
+            view.show(STEP, f"{model.source}: {kept}", "left")
+        raise
     view.show(
         STEP, f"{model.source}: {amount(pulled.fetched)} fetched, {amount(pulled.total)} in all", "done"
     )

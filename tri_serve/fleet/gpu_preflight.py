@@ -35,8 +35,10 @@ def check_gpus_here(
     *,
     engines: int,
     environ: Mapping[str, str] = os.environ,
-) -> None:
-    """All of it for ``engines`` new ones on this machine; ``collect`` runs each check and keeps what it raises.
+) -> tuple[GpuReading, ...]:
+    """All of it for ``engines`` new ones on this machine, and the readings that it was judged by.
+
+    ``collect`` runs each check and keeps what it raises.
 
     GPUs whose engines are replaced are given back first: their number does not count here.
     """
@@ -54,6 +56,7 @@ def check_gpus_here(
     collect(lambda: check_driver(spec.engine, readings))
     collect(lambda: check_free_memory(spec.engine, taken, owner=release_of))
     collect(lambda: check_engine_shared_memory(spec.engine))
+    return readings
 
 
 def check_driver(engine: EngineSpec, gpus: Sequence[GpuReading]) -> None:

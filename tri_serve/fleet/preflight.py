@@ -24,6 +24,7 @@ from tri_serve.errors import (
 )
 from tri_serve.fleet.gpu_preflight import check_gpus_here
 from tri_serve.fleet.keys import check_exposure, client_key_hashes
+from tri_serve.fleet.plan_preflight import check_plan
 from tri_serve.fleet.prepare import Prepared, fleet_gpus
 from tri_serve.fleet.release import LOG_BYTES, known_releases, release_paths
 from tri_serve.fleet.resources import (
@@ -37,6 +38,7 @@ from tri_serve.fleet.resources import (
 from tri_serve.fleet.state import read_state
 from tri_serve.launch.device import Device, check_gpus, detect_device
 from tri_serve.launch.environment import EngineEnvironment, engines_dir, find_environment
+from tri_serve.launch.gpus import GpuReading, plan_device
 from tri_serve.launch.inherited import inherited_environment
 from tri_serve.launch.install import DISK_BYTES
 from tri_serve.places import cache_dir, data_dir
@@ -253,6 +255,7 @@ def preflight(
         check_context(spec.model, found.architecture)
         facts = found
 
+    gpus: tuple[GpuReading, ...] = ()
     here = spec.fleet.target == "local"
     engines = spec.fleet.most_replicas if new_engines is None else new_engines
     problems.collect(check_packages)
@@ -269,7 +272,7 @@ def preflight(
                 key=replicas_key(spec),
             )
         )
-        check_gpus_here(spec, problems.collect, engines=0 if replaced else engines)
+        gpus = check_gpus_here(spec, problems.collect, engines=0 if replaced else engines)
     if install:
         problems.collect(
             lambda: check_disk(
@@ -283,6 +286,9 @@ def preflight(
         problems.raise_any()
         fetch()
     problems.collect(check_checkpoint)
+    if facts is not None and len(gpus) >= spec.engine.tensor_parallel_size:
+        planned_for = plan_device(gpus, spec.engine.tensor_parallel_size)
+        problems.collect(lambda: check_plan(spec, planned_for, cache_dir()))
     if here and facts is not None:
         weights = facts.total_bytes
         successors = replaced.count if replaced else 0

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,14 @@ from click.testing import CliRunner
 from tri_serve.checkpoint.inspect import inspect_checkpoint
 from tri_serve.checkpoint.pull import Pulled, PullProgress, pull
 from tri_serve.checkpoint.resolve import is_pulled, resolve_source
+from tri_serve.cli.fleet_check import Times, check
+from tri_serve.cli.progress import PlainSteps
+from tri_serve.cli.pulling import amount
 from tri_serve.errors import CheckpointError, ConnectionFailedError, ResourceError
+from tri_serve.fleet.desired import Desired
+from tri_serve.fleet.release import release_paths
 from tri_serve.spec.engine import ModelSpec
+from tri_serve.spec.models import Spec
 
 if TYPE_CHECKING:
     from tests.integration.checkpoint.conftest import FakeHub
@@ -277,6 +284,50 @@ def test_the_command_shows_what_it_fetched(hub: FakeHub) -> None:
     assert said["path"] == str(cache() / "snapshots" / COMMIT)
     assert said["fetched_bytes"] > len(hub.files[WEIGHTS])
     assert "owner/name: asking the hub what there is" in done.stderr
+
+
+def test_up_fetches_what_is_missing_before_it_starts_anything(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    spec = Spec.model_validate(
+        {
+            "model": {"source": "owner/name", "served_name": "m"},
+            "engine": {"device": "cpu", "command": ("/bin/true",), "cpu_kv_cache_gib": 0.1},
+            "fleet": {"supervisor": "process"},
+            "gateway": {"port": free_port()},
+        }
+    )
+    lines: list[str] = []
+    times = Times(begun=time.monotonic())
+    paths = release_paths("pulling")
+    paths.create()
+    check(Desired(spec=spec, environment_hashes={}), paths, times, view=PlainSteps(lines.append))
+    assert times.pull > 0
+    assert [line.split("  ")[-1].split(",")[0] for line in lines if "owner/name" in line] == [
+        "checkpoint: owner/name",
+        "checkpoint: owner/name: asking the hub what there is",
+        *[line.split("  ")[-1].split(",")[0] for line in lines if " of " in line],
+        f"checkpoint: ok owner/name: {amount(hub_bytes(hub))} fetched",
+        "checkpoint: ok owner/name: 3.7M parameters",
+    ]
+    fetched = len(hub.asked)
+    check(Desired(spec=spec, environment_hashes={}), paths, times, view=PlainSteps(lines.append))
+    assert len(hub.asked) == fetched
+
+
+def hub_bytes(hub: FakeHub) -> int:
+    """Of what is wanted."""
+    left = {"README.md", "pytorch_model.bin", "modeling_own.py", "original/consolidated.00.safetensors"}
+    return sum(len(content) for name, content in hub.files.items() if name not in left)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 def test_a_process_that_is_killed_loses_nothing(hub: FakeHub) -> None:

@@ -22,6 +22,7 @@ from tri_serve.errors import (
     TriServeError,
     UsageError,
 )
+from tri_serve.fleet import gpu_preflight
 from tri_serve.fleet import preflight as checks
 from tri_serve.fleet.keys import check_exposure
 from tri_serve.fleet.preflight import (
@@ -34,6 +35,7 @@ from tri_serve.fleet.preflight import (
     preflight,
 )
 from tri_serve.fleet.state import FleetPhase, FleetState, GatewayState, SupervisorState
+from tri_serve.launch.gpus import GpuProcess, GpuReading
 from tri_serve.spec.fleet import FleetSpec, RaySpec
 from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.load import load_spec
@@ -255,6 +257,40 @@ def test_engines_that_have_gpus_enough_and_engines_of_a_cluster_are_not_refused(
     cluster = ["fleet.replicas=9", "fleet.target=ray", "fleet.ray.address=auto"]
     spec = load_spec(None, [], {}, sets=cluster).spec
     assert preflight(spec, environment_hashes={}, state=places).device == "cuda"
+
+
+def test_what_the_driver_tells_of_the_gpus_is_among_the_problems(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpus(monkeypatch, "0")
+    holder = GpuProcess(4711, 20 * GIB, "python3")
+    card = GpuReading(
+        0, "GPU-0", "NVIDIA L4", 22 * GIB, 0, 2 * GIB, (8, 9), "550.54.15", (12, 4), False, (holder,)
+    )
+    monkeypatch.setattr(gpu_preflight, "devices_here", lambda environ: (card,))
+    spec = load_spec(None, [], {}, sets=["fleet.supervisor=process"]).spec
+    with pytest.raises(TriServeError) as refused:
+        preflight(spec, environment_hashes={}, state=places, new_listener=False)
+    assert "the NVIDIA driver 550.54.15 runs CUDA up to 12.4" in refused.value.message
+    assert "2.0 GiB are free; 20.0 GiB are held by pid 4711 (python3), 20,480 MiB" in refused.value.message
+
+
+def test_a_checkpoint_is_fetched_once_nothing_else_stands_in_the_way(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[bool] = []
+    spec = load_spec(None, [], {}, sets=["fleet.supervisor=process"]).spec
+    monkeypatch.setattr(checks, "available_memory", lambda: 64 * GIB)
+    preflight(
+        spec, environment_hashes={}, state=places, new_listener=False, fetch=lambda: fetched.append(True)
+    )
+    assert fetched == [True]
+    on_gpus(monkeypatch)
+    with pytest.raises(ResourceError, match="none is visible"):
+        preflight(
+            spec, environment_hashes={}, state=places, new_listener=False, fetch=lambda: fetched.append(True)
+        )
+    assert fetched == [True]
 
 
 def test_a_new_fleet_needs_room_for_all_that_it_may_become_and_for_its_ray(

@@ -119,7 +119,7 @@ def _rows(facts: CheckpointFacts) -> list[tuple[str, str]]:
             f"{shape.num_attention_heads} query, {shape.num_key_value_heads} key-value, {shape.head_dim} wide",
         ),
         ("vocabulary", f"{shape.vocab_size:,}{', tied embeddings' if shape.tie_word_embeddings else ''}"),
-        ("context", f"{shape.max_position_embeddings:,} tokens"),
+        ("context", f"{shape.context:,} tokens"),
         ("quantization", facts.quantization.label),
         ("other weights", shape.torch_dtype),
         ("tensors", f"{facts.tensor_count:,} in {len(facts.files):,} file{'s' * (len(facts.files) > 1)}"),

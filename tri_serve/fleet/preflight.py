@@ -112,7 +112,7 @@ class _Problems:
 
 def check_context(model: ModelSpec, architecture: Architecture) -> None:
     """Raises SpecError if more context is asked for than the model was made for."""
-    limit = architecture.max_position_embeddings
+    limit = architecture.context
     if model.max_model_len is not None and model.max_model_len > limit:
         raise SpecError(
             f"model.max_model_len is {model.max_model_len:,}, and config.json allows {limit:,} positions",

@@ -21,7 +21,7 @@ from tri_serve.plan.weights import (
     engine_dtype,
     loaded_parameter_bytes,
     padded_vocabulary,
-    rank_weight_bytes,
+    rank_weights,
 )
 from tri_serve.spec.engine import EngineSpec
 from tri_serve.spec.fields import parse_count
@@ -154,12 +154,15 @@ def _plan(
 
 def _weights(model: ModelFacts, engine: EngineSpec, capability: tuple[int, int]) -> Term:
     ranks = engine.tensor_parallel_size
-    nbytes = rank_weight_bytes(model, ranks, dtype=engine.dtype, compute_capability=capability)
-    share = f"a rank's share of {ranks} of " if ranks > 1 else ""
+    weights = rank_weights(model, ranks, dtype=engine.dtype, compute_capability=capability)
+    share = f" on each of {ranks} ranks" if ranks > 1 else ""
     return Term(
         name="weights",
-        nbytes=nbytes,
-        formula=f"{share}{model.weight_bytes:,} in the checkpoint, as the kernels keep them",
+        nbytes=weights.total,
+        formula=(
+            f"{weights.linears:,} linear layers + {weights.tables:,} embedding and lm_head + {weights.norms:,} "
+            f"norms{share}; {model.weight_bytes:,} in the checkpoint"
+        ),
         source=_TENSORS,
     )
 

@@ -8,7 +8,7 @@ and ``layers/quantization`` for the parameters of each way of storing weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tri_serve.checkpoint.architecture import Architecture
 from tri_serve.checkpoint.quantization import QuantizationFacts
@@ -76,6 +76,21 @@ def rank_linears(architecture: Architecture, tensor_parallel: int) -> tuple[Rank
     )
 
 
+@dataclass(frozen=True)
+class RankWeights:
+    """Bytes of weights on one rank."""
+
+    linears: int
+    tables: int
+    """Embedding and lm_head, split along the padded vocabulary."""
+    norms: int
+    """Every rank has all of them."""
+
+    @property
+    def total(self) -> int:
+        return self.linears + self.tables + self.norms
+
+
 def loaded_parameter_bytes(model: ModelFacts, tensor_parallel: int = 1, *, dtype: str = "bfloat16") -> int:
     """Bytes of the parameters that one rank holds when weights are loaded, before kernels repack them.
 
@@ -84,6 +99,33 @@ def loaded_parameter_bytes(model: ModelFacts, tensor_parallel: int = 1, *, dtype
     each attention layer six scales for an fp8 KV cache, used or not. Scales that bitsandbytes keeps beside a
     parameter are no parameters.
     """
+    return _loaded_weights(model, tensor_parallel, dtype).total
+
+
+def rank_weights(
+    model: ModelFacts,
+    tensor_parallel: int = 1,
+    *,
+    dtype: str = "bfloat16",
+    compute_capability: tuple[int, int] | None = None,
+) -> RankWeights:
+    """Bytes of weights that one rank keeps while it serves: what the kernels of that device make of them.
+
+    As loaded, but for: GPTQ's zero points, which Marlin drops and Machete (compute capability 9.0) leaves; AWQ's,
+    which Machete unpacks into ``dtype``; and bitsandbytes' scales, which are unrounded into float32 and kept beside
+    the weights.
+    """
+    element = ELEMENT_BYTES[engine_dtype(dtype, model.architecture)]
+    changes = sum(
+        _repacked(linear, model.quantization, element, compute_capability)
+        for linear, quantized in _linears(model, tensor_parallel)
+        if quantized
+    )
+    loaded = _loaded_weights(model, tensor_parallel, dtype)
+    return replace(loaded, linears=loaded.linears + changes)
+
+
+def _loaded_weights(model: ModelFacts, tensor_parallel: int, dtype: str) -> RankWeights:
     architecture = model.architecture
     element = ELEMENT_BYTES[engine_dtype(dtype, architecture)]
     linears = sum(
@@ -91,42 +133,14 @@ def loaded_parameter_bytes(model: ModelFacts, tensor_parallel: int = 1, *, dtype
         + _biases(linear, architecture, element)
         for linear, quantized in _linears(model, tensor_parallel)
     )
-    scales = 0
     if model.quantization.method == "compressed-tensors":
         # Three scales in float32 and three zero points (compressed_tensors.py, CompressedTensorsKVCacheMethod).
-        scales = architecture.num_hidden_layers * (3 * 4 + 3 * element)
-    return linears + scales + unquantized_bytes(architecture, tensor_parallel, element)
-
-
-def rank_weight_bytes(
-    model: ModelFacts,
-    tensor_parallel: int = 1,
-    *,
-    dtype: str = "bfloat16",
-    compute_capability: tuple[int, int] | None = None,
-) -> int:
-    """Bytes of weights that one rank keeps while it serves: what the kernels of that device make of them.
-
-    As loaded, but for: GPTQ's zero points, which Marlin drops and Machete (compute capability 9.0) leaves; AWQ's,
-    which Machete unpacks into ``dtype``; and bitsandbytes' scales, which are unrounded into float32 and kept beside
-    the weights.
-    """
-    architecture, quantization = model.architecture, model.quantization
-    element = ELEMENT_BYTES[engine_dtype(dtype, architecture)]
-    changes = sum(
-        _repacked(linear, quantization, element, compute_capability)
-        for linear, quantized in _linears(model, tensor_parallel)
-        if quantized
-    )
-    return loaded_parameter_bytes(model, tensor_parallel, dtype=dtype) + changes
-
-
-def unquantized_bytes(architecture: Architecture, tensor_parallel: int, element: int) -> int:
-    """Embedding and lm_head, split along the padded vocabulary, and the norms, which every rank has whole."""
+        linears += architecture.num_hidden_layers * (3 * 4 + 3 * element)
     rows = padded_vocabulary(architecture) // tensor_parallel
     tables = 1 if architecture.tie_word_embeddings else 2
     norms = 2 * architecture.num_hidden_layers + 1
-    return (tables * rows + norms) * architecture.hidden_size * element
+    row_bytes = architecture.hidden_size * element
+    return RankWeights(linears, tables=tables * rows * row_bytes, norms=norms * row_bytes)
 
 
 def _linears(model: ModelFacts, tensor_parallel: int) -> Iterator[tuple[RankLinear, bool]]:

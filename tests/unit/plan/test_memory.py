@@ -13,7 +13,7 @@ from tri_serve.checkpoint.tiny.derive import TinyFormat
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.memory import DRIVER_BYTES, plan_memory
 from tri_serve.plan.result import MemoryPlan
-from tri_serve.plan.weights import rank_weight_bytes
+from tri_serve.plan.weights import rank_weights
 from tri_serve.spec.engine import EngineSpec
 
 MakeModel = Callable[..., ModelFacts]
@@ -84,7 +84,7 @@ def test_terms_add_up_to_the_engines_share(model: MakeModel, card: PlanDevice) -
     assert plan.terms[-1].name == "KV cache"
     assert plan.terms[-1].nbytes == plan.kv_bytes
     assert plan.requested + sum(term.nbytes for term in plan.outside) == plan.total
-    assert taken(plan, "weights") == rank_weight_bytes(model(), compute_capability=(8, 9)) == 12_654_315_520
+    assert taken(plan, "weights") == rank_weights(model(), compute_capability=(8, 9)).total == 12_654_315_520
 
 
 def test_kv_cache_is_counted_in_whole_blocks_of_16_tokens(model: MakeModel, card: PlanDevice) -> None:

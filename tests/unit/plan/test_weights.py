@@ -17,7 +17,7 @@ from tri_serve.plan.weights import (
     padded_vocabulary,
     rank_kv_heads,
     rank_linears,
-    rank_weight_bytes,
+    rank_weights,
 )
 
 MakeModel = Callable[..., ModelFacts]
@@ -154,15 +154,15 @@ def test_kernels_keep_more_or_less_than_is_loaded(
     model: MakeModel, quantization: QuantizationFacts, capability: Any, change: int
 ) -> None:
     facts = model(quantization)
-    kept = rank_weight_bytes(facts, compute_capability=capability)
+    kept = rank_weights(facts, compute_capability=capability).total
     assert kept - loaded_parameter_bytes(facts) == change
 
 
 def test_nf4_takes_a_gigabyte_more_on_the_gpu_than_on_disk(model: MakeModel) -> None:
     facts = model(NF4)
-    assert rank_weight_bytes(facts, compute_capability=(8, 9)) - facts.weight_bytes > 0.8 * 10**9
+    assert rank_weights(facts, compute_capability=(8, 9)).total - facts.weight_bytes > 0.8 * 10**9
 
 
 def test_groups_of_32_are_not_for_machete(model: MakeModel) -> None:
     small = QuantizationFacts("awq", 4, 32, symmetric=False, layout="gemm")
-    assert rank_weight_bytes(model(small), compute_capability=(9, 0)) == loaded_parameter_bytes(model(small))
+    assert rank_weights(model(small), compute_capability=(9, 0)).total == loaded_parameter_bytes(model(small))

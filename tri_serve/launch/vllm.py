@@ -64,6 +64,9 @@ def vllm_launch(
     env = _common_env(environment)
     if device == "cpu":
         env |= _cpu_env(engine, (cores - 1) // (replicas_here or spec.fleet.most_replicas))
+    else:
+        # A number means the GPU that the driver calls so; CUDA by itself would count the fastest first.
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     # The spec's own variables win, but for this one: it names the GPUs of the fleet, not those of one replica.
     assigned = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     return LaunchConfig(

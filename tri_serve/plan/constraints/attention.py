@@ -53,11 +53,6 @@ def attention_backend(request: Request) -> Choice:
         return Choice(
             None, f"{TRITON} is left, and its fp8 needs compute capability 8.9 (the native type fp8e4nv)"
         )
-    if backend == FLASH and fp8 and capability[0] == 10 and head > 128:
-        return Choice(
-            None,
-            f"{FLASH} is chosen, and its fp8 needs FlashAttention 4, which does not take head_dim {head}",
-        )
     return Choice(backend)
 
 
@@ -65,9 +60,10 @@ def _selects(name: str, request: Request, capability: tuple[int, int], fp8: str 
     """Whether the backend's own conditions let it be chosen."""
     head, half = request.model.architecture.head_dim, request.dtype != "float32"
     if name == FLASH:
-        # FlashAttention 3 (compute capability 9) and 4 (10) take fp8; 2 does not, and none takes e5m2.
-        takes = (9, 10) if request.version >= FLASH_4_FP8_SINCE else (9,)
-        types = fp8 is None or (fp8 != "fp8_e5m2" and capability[0] in takes)
+        # FlashAttention 3 (compute capability 9) and 4 (10) take fp8, the latter for heads up to 128; 2, which is
+        # what other devices and heads get, does not, and none takes e5m2.
+        fourth = capability[0] == 10 and head <= 128 and request.version >= FLASH_4_FP8_SINCE
+        types = fp8 is None or (fp8 != "fp8_e5m2" and (capability[0] == 9 or fourth))
         return capability >= (8, 0) and half and head % 8 == 0 and head <= 256 and types
     if name == FLASHINFER:
         return (8, 0) <= capability <= (12, 1) and half and head in FLASHINFER_SIZES

@@ -1,7 +1,9 @@
 """Which kernel of vLLM multiplies by quantised weights, and which checkpoints none of them takes.
 
-The order of choice is vLLM 0.32.0's, model_executor/kernels/linear/__init__.py: on CUDA Machete, Marlin, and then
-slower ones; on the CPU CPUWNA16LinearKernel (on x86). In 0.24 and 0.29 the first ones are the same.
+The order of choice is vLLM 0.32.0's, model_executor/kernels/linear/__init__.py: on CUDA Machete (compute capability
+9.0 alone), Marlin, and then slower ones; on the CPU CPUWNA16LinearKernel (on x86). Since 0.32 Humming, whose
+package the wheel needs, comes before Marlin on 9.0 (quantization/utils/humming/priority.py); in 0.24 to 0.31 it
+does not.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from tri_serve.plan.constraints.shapes import CPU_MULTIPLE, RankLayer, quantized
 Capability = tuple[int, int]
 
 CPU_KERNEL = "CPUWNA16LinearKernel"
-SLOW = "a slower fallback (Exllama, Triton or Humming)"
+SLOW = "a fallback (Exllama, Triton or Humming)"
+FAST = ("Marlin", "Machete", "Humming")
 MARLIN_GROUPS = (None, 32, 64, 128)
 """quantization/utils/marlin_utils.py, MARLIN_SUPPORTED_GROUP_SIZES; None: one group."""
 MACHETE_GROUPS = (None, 64, 128)
@@ -22,6 +25,7 @@ MACHETE_BLOCK = (64, 128)
 """Inputs and outputs must be multiples of these (machete_utils.py, MACHETE_PREPACKED_BLOCK_SHAPE)."""
 TILES = ((128, 64), (64, 128))
 """Inputs and outputs that Marlin's thread tiles take, either pair (marlin_utils.py, marlin_padded_nk)."""
+HUMMING_FIRST: Version = (0, 32)
 PADS_TILES: Version = (0, 24)
 """First version read in which Marlin pads other shapes; 0.18 gives them to a slower kernel."""
 
@@ -73,6 +77,8 @@ def layer_kernel(
         return "AWQ's own Triton kernel"
     if capability == (9, 0) and _machete_takes(layer, quantization):
         return "Machete"
+    if capability == (9, 0) and version >= HUMMING_FIRST:
+        return "Humming"
     return "Marlin" if _marlin_takes(layer, quantization, version) else SLOW
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tri_serve.plan.constraints.kernels import (
+    FAST,
     MARLIN_GROUPS,
     fits_tiles,
     kernel_expectation,
@@ -122,13 +123,13 @@ def _kernel(request: Request) -> Iterator[Found]:
     if split_groups(model, request.tensor_parallel):
         # Refused by another rule; the kernel would only be a part of what goes wrong.
         return
-    kernel = kernel_expectation(request)
-    if "Marlin" not in kernel and "Machete" not in kernel and capability is not None:
-        yield Found(
-            "warning", f"expect {kernel}: neither Marlin nor Machete takes {model.quantization.label}"
-        )
-    if capability is None or "Marlin" not in kernel:
+    if capability is None:
         return
+    if any(kernel_of(request, layer) not in FAST for layer in layers):
+        yield Found(
+            "warning",
+            f"expect {kernel_expectation(request)}: the fast kernels do not take {model.quantization.label}",
+        )
     padded = [
         f"{layer.name} {layer.inputs:,} × {layer.outputs:,}"
         for layer in layers
@@ -155,7 +156,7 @@ def _cpu_ranks(request: Request) -> int | None:
 KERNEL = Rule(
     "quantization-kernel",
     "The device has a kernel for every quantised layer, and a fast one: Marlin, on compute capability 9.0 "
-    "Machete, on the CPU CPUWNA16LinearKernel.",
+    "Machete or Humming, on the CPU CPUWNA16LinearKernel.",
     "vLLM 0.32.0: kernels/linear/__init__.py (choose_mp_linear_kernel), "
     "kernels/linear/mixed_precision/*.py, quantization/utils/marlin_utils.py (marlin_padded_nk)",
     ("refusal", "warning"),

@@ -55,8 +55,8 @@ def _what_happens(method: str, on_cpu: tuple[RankLayer, ...] | None) -> str:
     if method == "awq" and on_cpu is None:
         return 'the engine refuses to load such a layer ("The input size is not aligned")'
     return (
-        f"no check of vLLM's catches this in a {method} checkpoint: each GPU would take its scales from the "
-        "wrong rows, and answers would be wrong without an error"
+        f"no check of vLLM's catches this in a {method} checkpoint: each GPU takes its scales from the "
+        "wrong rows, and answers can be wrong without an error"
     )
 
 

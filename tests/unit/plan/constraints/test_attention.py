@@ -22,7 +22,7 @@ Only = Callable[[Request, str], Finding]
         ("l4", "FLASH_ATTN", "TRITON_ATTN", "TRITON_ATTN"),
         ("rtx-4090", "FLASH_ATTN", "TRITON_ATTN", "TRITON_ATTN"),
         ("h100", "FLASH_ATTN", "FLASH_ATTN", "TRITON_ATTN"),
-        ("b200", "FLASH_ATTN", None, "TRITON_ATTN"),
+        ("b200", "FLASH_ATTN", "TRITON_ATTN", "TRITON_ATTN"),
         ("rtx-5090", "FLASH_ATTN", "TRITON_ATTN", "TRITON_ATTN"),
         ("cpu", "CPU_ATTN", "CPU_ATTN", "CPU_ATTN"),
     ],
@@ -93,9 +93,14 @@ def test_head_sizes_that_the_cpu_lacks_are_refused(ask: Ask, found: Find) -> Non
     assert found(ask("cpu"), "attention-backend") == ()
 
 
-def test_full_precision_and_older_engines_choose_otherwise(ask: Ask) -> None:
-    """FlashAttention computes in 16 bits, and began to offer itself for fp8 on Blackwell after 0.24."""
+def test_full_precision_is_left_to_triton(ask: Ask) -> None:
     full = ask("l4", "none", engine={"dtype": "float32"})
     assert attention_backend(full).backend == "TRITON_ATTN"
-    old = ask("b200", engine={"kv_cache_dtype": "fp8", "version": "0.24.0"})
+
+
+def test_flashattention_4_takes_fp8_for_narrow_heads_of_newer_engines(ask: Ask) -> None:
+    narrow = {"head_dim": 96}
+    new = ask("b200", engine={"kv_cache_dtype": "fp8"}, config=narrow)
+    assert attention_backend(new).backend == "FLASH_ATTN"
+    old = ask("b200", engine={"kv_cache_dtype": "fp8", "version": "0.24.0"}, config=narrow)
     assert attention_backend(old).backend == "TRITON_ATTN"

@@ -95,8 +95,10 @@ def test_where_layers_differ_the_expectation_says_which(ask: Ask) -> None:
     """Eight ranks leave qkv_proj (4 + 2 * 1) * 160 = 960 outputs, gate_up_proj 2 * 3,424 = 6,848, no multiples of
     Machete's 128, and down_proj 3,424 inputs, no multiple of its 64."""
     spread = ask("h100", replace(CT, group_size=None), engine={"tensor_parallel_size": 8})
-    assert kernel_expectation(spread) == "Marlin; Machete for o_proj"
-    assert kernel_expectation(ask("h100", replace(CT, group_size=32))) == "Marlin"
+    assert kernel_expectation(spread) == "Humming; Machete for o_proj"
+    small = replace(CT, group_size=32)
+    assert kernel_expectation(ask("h100", small)) == "Humming"
+    assert kernel_expectation(ask("h100", small, engine={"version": "0.31.0"})) == "Marlin"
 
 
 def test_weights_without_quantization_need_no_such_kernel(ask: Ask, found: Find) -> None:
@@ -127,6 +129,10 @@ def test_tiles_that_marlin_pads_are_named(ask: Ask, found: Find) -> None:
     assert finding.severity == "warning"
     assert "down_proj 3,424 × 5,120" in finding.message
     assert found(ask("l4", engine={"tensor_parallel_size": 2}), "quantization-kernel") == ()
+
+
+def test_humming_counts_as_fast(ask: Ask, found: Find) -> None:
+    assert found(ask("h100", replace(CT, group_size=32)), "quantization-kernel") == ()
 
 
 def test_a_slow_kernel_is_named(ask: Ask, found: Find) -> None:

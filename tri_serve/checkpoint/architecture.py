@@ -117,15 +117,11 @@ def read_architecture(path: Path) -> Architecture:
     return architecture_from(read_config(path), path / CONFIG)
 
 
-def architecture_from(config: Mapping[str, Any], where: Path, *, assume_llama: bool = False) -> Architecture:
-    """As ``read_architecture``, from a config already read; ``where`` names its file in errors.
-
-    ``assume_llama``: take config.json's sizes for a Llama's whatever it calls itself. ``inspect_checkpoint`` then
-    still refuses weights that are not a Llama's in name and shape.
-    """
+def architecture_from(config: Mapping[str, Any], where: Path) -> Architecture:
+    """As ``read_architecture``, from a config already read; ``where`` names its file in errors."""
     values = Values(config, where)
     architectures = values.texts("architectures")
-    if architectures != (LLAMA,) and not assume_llama:
+    if architectures != (LLAMA,):
         raise _another(architectures, where)
     heads = values.natural("num_attention_heads")
     hidden = values.natural("hidden_size")
@@ -171,7 +167,9 @@ def _another(architectures: tuple[str, ...], where: Path) -> CheckpointError:
     if TRILLION in architectures:
         hint = (
             f"{TRILLION} is Python code that comes with the checkpoint, and vLLM has no class of that name: use a "
-            f"checkpoint of the model that was saved as, or converted to, {LLAMA}"
+            f"checkpoint of the model that was saved as, or converted to, {LLAMA}. If you know that this one is a "
+            f"Llama but for its name, say so in its config.json: architectures [{LLAMA}], model_type llama, no "
+            "auto_map; `tri-serve checkpoint inspect` then tells whether its tensors agree"
         )
     return CheckpointError(
         f"{where}: architectures is {named}; tri-serve knows the tensors and the memory of {LLAMA} only",

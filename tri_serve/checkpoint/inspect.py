@@ -51,15 +51,14 @@ class CheckpointFacts:
         return self.architecture.kv_bytes_per_token()
 
 
-def inspect_checkpoint(path: Path, *, assume_llama: bool = False) -> CheckpointFacts:
+def inspect_checkpoint(path: Path) -> CheckpointFacts:
     """The facts of the checkpoint in directory ``path``, read from JSON files and safetensors headers.
 
-    ``assume_llama``: take it for a Llama whatever it calls itself, if its tensors are a Llama's.
     Raises CheckpointError if it is not there, damaged, incomplete, or disagrees with its own config.json.
     """
     config = read_config(path)
     where = path / CONFIG
-    architecture = architecture_from(config, where, assume_llama=assume_llama)
+    architecture = architecture_from(config, where)
     quantization = quantization_from(config, where)
     tensors = read_tensors(path)
     kinds = _check(path, architecture, quantization, tensors)

@@ -104,9 +104,7 @@ def _loaded(tensors: Mapping[str, TensorSize], architecture: Architecture) -> di
 
 
 def _remarks(architecture: Architecture) -> tuple[str, ...]:
-    return tuple(
-        remark for remark in (_card(architecture), _windows(architecture), _name(architecture)) if remark
-    )
+    return tuple(remark for remark in (_card(architecture), _windows(architecture)) if remark)
 
 
 def _card(architecture: Architecture) -> str | None:
@@ -149,9 +147,3 @@ def _windows(architecture: Architecture) -> str | None:
         f"{layers} of {architecture.num_hidden_layers} layers look back {window:,} tokens only; memory and speed "
         "are planned as if all saw the whole context, which is the most that they take"
     )
-
-
-def _name(architecture: Architecture) -> str | None:
-    """A model that was taken for a Llama because the user said so."""
-    named = ", ".join(architecture.architectures)
-    return None if named == "LlamaForCausalLM" else f"config.json calls the model {named}; taken for a Llama"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tri_serve.checkpoint.inspect import inspect_checkpoint
+from tri_serve.checkpoint.quantization import QuantizationFacts
 from tri_serve.checkpoint.tiny import TINY_FORMATS, tiny_checkpoint
 from tri_serve.checkpoint.tiny.derive import TinyFormat
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
@@ -110,8 +111,6 @@ def test_ranks_share_keys_and_values_until_each_has_one_head(
 
 
 def test_a_model_that_is_too_large_says_by_how_much(model: MakeModel, card: PlanDevice) -> None:
-    from tri_serve.checkpoint.quantization import QuantizationFacts
-
     plan = plan_memory(model(QuantizationFacts()), card, EngineSpec(), 8192)
     assert not plan.fits
     assert plan.kv_bytes < -19 * 10**9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import pytest
 from tri_serve.checkpoint.sizes import write_hollow_checkpoint
 from tri_serve.errors import LaunchError
 from tri_serve.fleet.plan_preflight import check_plan
+from tri_serve.launch.gpus import GpuReading, plan_device
 from tri_serve.plan.catalogue import find_gpu
 from tri_serve.plan.facts import PlanDevice
 from tri_serve.spec.models import Spec
 from tri_serve.spec.preset import load_preset
+
+GIB = 2**30
 
 
 @pytest.fixture
@@ -36,6 +40,23 @@ def test_tri_21b_in_awq_is_served_on_one_24_gb_card_whoever_else_is_on_it(
     check_plan(spec(checkpoint), PlanDevice(find_gpu("l4"), free=0), tmp_path)
 
 
+def test_a_board_that_nobody_knows_is_judged_by_its_memory(checkpoint: Path, tmp_path: Path) -> None:
+    board = GpuReading(
+        index=0,
+        uuid="GPU-0",
+        name="NVIDIA X1",
+        total=24 * GIB,
+        reserved=0,
+        free=24 * GIB,
+        compute_capability=(12, 0),
+        driver="580.65.06",
+        driver_cuda=(13, 0),
+    )
+    check_plan(spec(checkpoint), plan_device([board], 1), tmp_path)
+    with pytest.raises(LaunchError, match="the model does not fit"):
+        check_plan(spec(checkpoint), plan_device([replace(board, total=12 * GIB)], 1), tmp_path)
+
+
 def test_groups_that_do_not_divide_among_the_gpus_are_refused_with_what_works(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -45,6 +66,6 @@ def test_groups_that_do_not_divide_among_the_gpus_are_refused_with_what_works(
 
 
 def test_a_card_that_is_too_small_is_refused_in_bytes(checkpoint: Path, tmp_path: Path) -> None:
-    small = PlanDevice(find_gpu("l4"), total=12 * 2**30)
+    small = PlanDevice(find_gpu("l4"), total=12 * GIB)
     with pytest.raises(LaunchError, match=r"the model does not fit: weights take 11\.8 GiB"):
         check_plan(spec(checkpoint), small, tmp_path)

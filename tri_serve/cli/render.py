@@ -21,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @click.group()
 def render() -> None:
-    """Print the exact command of one engine, for a machine or an image of your own.
+    """Print the command of one engine, for a machine of your own.
 
     Nothing is started, and no engine has to be here. engine.kind is vllm or sglang; every flag is one that
     engine.version has. gateway.host and gateway.port say where the engine listens (the port only if you set it);

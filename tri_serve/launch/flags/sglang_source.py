@@ -17,6 +17,9 @@ from tri_serve.launch.flags.source_tree import Module, SourceTree, method
 from tri_serve.launch.flags.table import UNKNOWN, Flag
 from tri_serve.launch.flags.values import Value, hints, literal, option_names
 
+FEWEST = 50
+"""A parser with fewer flags was not understood: the smallest of the versions known has 354."""
+
 _PARSERS = {"json.loads": "json", "json_list_type": "json", "human_readable_int": "int"}
 
 
@@ -41,7 +44,7 @@ def read_sglang(root: Path) -> tuple[Flag, ...]:
     ]
     # A class may declare a field twice (dcp_size in 0.5.16): the later one counts.
     flags = list({flag.name: flag for flag in reversed(flags)}.values())[::-1]
-    if len(flags) < 50:
+    if len(flags) < FEWEST:
         raise UsageError(
             f"{root}: only {len(flags)} flags were found; this SGLang makes its parser otherwise"
         )

@@ -24,6 +24,9 @@ _PARSER_MODULES = (
     "vllm.entrypoints.openai.cli_args",
 )
 
+FEWEST = 50
+"""A parser with fewer flags was not understood: the smallest of the versions known has 225."""
+
 _Kwargs = dict[str, Value]
 
 
@@ -41,7 +44,7 @@ def read_vllm(root: Path) -> tuple[Flag, ...]:
         *_parser_calls(_class_method(engine, "EngineArgs", "add_cli_args"), engine),
         *_parser_calls(_class_method(engine, "AsyncEngineArgs", "add_cli_args"), engine),
     ]
-    if len(found) < 50:
+    if len(found) < FEWEST:
         raise UsageError(f"{root}: only {len(found)} flags were found; this vLLM makes its parser otherwise")
     return tuple(found)
 

@@ -8,6 +8,7 @@ import click
 
 from tri_serve.cli.output import display_width
 from tri_serve.plan.result import MemoryPlan
+from tri_serve.plan.words import gib
 
 _SHADES = "█▓▒▚"
 _PLAIN_SHADES = "#%+x"
@@ -78,7 +79,7 @@ def legend(parts: tuple[Part, ...], width: int) -> list[str]:
     lines = [""]
     used = 0
     for part in parts:
-        words = f"{part.name} {part.nbytes / 2**30:.2f}"
+        words = f"{part.name} {gib(part.nbytes)}"
         size = 2 + display_width(words)
         gap = 3 if used else 0
         if used + gap + size > width:

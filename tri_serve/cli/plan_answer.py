@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tri_serve.checkpoint.resolve import TINY
 from tri_serve.cli.options import SpecSelection
 from tri_serve.cli.plan_device import AUTO, Chosen, choose
 from tri_serve.errors import LaunchError, UsageError
@@ -116,13 +117,24 @@ def _larger(catalogue: Mapping[str, Gpu], than: Gpu) -> tuple[Gpu, ...]:
     return tuple(sorted(better, key=lambda gpu: (gpu.memory, gpu.bandwidth)))
 
 
-def _command(chosen: Chosen) -> str:
+def _command(chosen: Chosen) -> str | None:
+    """The engine's own command; none for the tiny checkpoint, which only ``tri-serve up`` can name."""
     from tri_serve.launch.standalone import standalone_launch
+    from tri_serve.launch.vllm_options import OFFLINE, PRIVATE
 
     spec = chosen.loaded.spec
+    if spec.model.source.startswith(TINY):
+        return None
     if not chosen.loaded.has_source:
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"source": STAND_IN_SOURCE})})
-    return shlex.join(standalone_launch(spec, engine="vllm").argv)
+    if spec.engine.device == "auto":
+        device = "cpu" if chosen.device.gpu.is_cpu else "cuda"
+        spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"device": device})})
+    launch = standalone_launch(spec)
+    # What keeps an engine from asking a hub or telling of itself is in what `tri-serve render` writes.
+    needed = {name: value for name, value in launch.env.items() if name not in OFFLINE | PRIVATE}
+    variables = (f"{name}={shlex.quote(value)}" for name, value in needed.items())
+    return " ".join((*variables, shlex.join(launch.argv)))
 
 
 def _start(selection: SpecSelection, gpu: str, chosen: Chosen) -> str:

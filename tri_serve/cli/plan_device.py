@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tri_serve.errors import UsageError
-from tri_serve.plan.catalogue import CPU, find_gpu, load_catalogue, match_device_name
-from tri_serve.plan.facts import PlanDevice
+from tri_serve.plan.catalogue import CPU, find_gpu
+from tri_serve.plan.facts import Gpu, PlanDevice
 
 if TYPE_CHECKING:
     from tri_serve.cli.options import SpecSelection
@@ -32,28 +31,23 @@ class Chosen:
 def choose(selection: SpecSelection, name: str) -> Chosen:
     """The spec with the preset's settings for device ``name``, and the device.
 
-    ``auto``: this machine's GPU; without one the CPU, or for a spec that says ``engine.device: cuda`` an L4 of the
-    catalogue, which is said. Raises UsageError for a device that the catalogue does not have.
+    ``auto``: this machine's GPUs; without one the CPU, or for a spec that says ``engine.device: cuda`` an L4 of the
+    catalogue, which is said. Raises UsageError for a device that the catalogue does not have, and ResourceError if
+    this machine's GPUs cannot be read or are fewer than one engine takes.
     """
     if name != AUTO:
-        gpu = find_gpu(name)
-        return _chosen(replace(selection, gpu=gpu.name), PlanDevice(gpu))
+        return _from_catalogue(selection, find_gpu(name))
     loaded = selection.load(without_source=True)
-    if loaded.spec.engine.device != CPU and (seen := device_here()) is not None:
-        return _chosen(replace(selection, gpu=seen.gpu.name), seen)
+    readings = () if loaded.spec.engine.device == CPU else _gpus_here()
+    if readings:
+        kind = _plan_device(readings, 1).gpu.name
+        loaded = replace(selection, gpu=kind).load(without_source=True)
+        return Chosen(loaded, _plan_device(readings, loaded.spec.engine.tensor_parallel_size))
     if loaded.spec.engine.device == "cuda":
         gpu = find_gpu(STAND_IN)
         note = f"no NVIDIA GPU is here; this is a plan for an {gpu.title}. --gpu NAME plans for another"
-        return _chosen(replace(selection, gpu=gpu.name), PlanDevice(gpu), (note,))
+        return replace(_from_catalogue(selection, gpu), notes=(note,))
     return Chosen(loaded, PlanDevice(find_gpu(CPU)))
-
-
-def _chosen(selection: SpecSelection, device: PlanDevice, notes: tuple[str, ...] = ()) -> Chosen:
-    loaded = selection.load(without_source=True)
-    count = max(device.count, loaded.spec.engine.tensor_parallel_size)
-    if device.seen == "catalogue":
-        device = replace(device, count=count)
-    return Chosen(loaded, device, notes)
 
 
 def selection_for(selection: SpecSelection, name: str) -> SpecSelection:
@@ -63,39 +57,22 @@ def selection_for(selection: SpecSelection, name: str) -> SpecSelection:
     """
     if name != AUTO:
         return replace(selection, gpu=find_gpu(name).name)
-    seen = device_here()
-    return selection if seen is None else replace(selection, gpu=seen.gpu.name)
+    readings = _gpus_here()
+    return replace(selection, gpu=_plan_device(readings, 1).gpu.name) if readings else selection
 
 
-def device_here() -> PlanDevice | None:
-    """The GPUs of this machine, as their driver tells of them now; None if there are none.
+def _from_catalogue(selection: SpecSelection, gpu: Gpu) -> Chosen:
+    loaded = replace(selection, gpu=gpu.name).load(without_source=True)
+    return Chosen(loaded, PlanDevice(gpu, count=loaded.spec.engine.tensor_parallel_size))
 
-    Raises ResourceError if they cannot be read, and UsageError if the catalogue does not have them.
-    """
+
+def _gpus_here() -> tuple[GpuReading, ...]:
     from tri_serve.launch.gpus import devices_here
 
-    readings = devices_here()
-    return device_of(readings) if readings else None
+    return devices_here()
 
 
-def device_of(readings: tuple[GpuReading, ...]) -> PlanDevice:
-    """What a plan knows of GPUs that were read: all of the first one's kind, the fullest of them for its memory."""
-    first = readings[0]
-    gpu = match_device_name(first.name, first.total)
-    if gpu is None:
-        known = ", ".join(name for name in load_catalogue() if name != CPU)
-        what = f"{'a slice of ' if first.mig else ''}{first.name} ({first.total / 2**30:.0f} GiB)"
-        raise UsageError(
-            f"this machine has {what}, which is not in the catalogue",
-            hint=f"plan for one that is like it: --gpu {known}",
-        )
-    same = [reading for reading in readings if reading.name == first.name]
-    return PlanDevice(
-        gpu,
-        count=len(same),
-        total=min(reading.usable for reading in same),
-        free=min(reading.free for reading in same),
-        driver_cuda=first.driver_cuda,
-        driver=first.driver,
-        seen="this machine",
-    )
+def _plan_device(readings: tuple[GpuReading, ...], count: int) -> PlanDevice:
+    from tri_serve.launch.gpus import plan_device
+
+    return plan_device(readings, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from tri_serve.plan.result import MemoryPlan, Plan
+from tri_serve.plan.result import MemoryPlan, Plan, Term
 from tri_serve.plan.words import gib
 
 _INDENT = "  "
@@ -52,9 +52,7 @@ def _seen(seen: str) -> str:
 def _memory(memory: MemoryPlan, width: int) -> list[str]:
     lines = [f"memory: {memory.requested:,} B ({gib(memory.requested)}) for the engine"]
     for term in memory.terms:
-        lines.append(f"{_INDENT}{term.name}: {term.nbytes:,} B ({gib(term.nbytes)})")
-        lines += _wrapped(term.formula, width, depth=2)
-        lines += _wrapped(f"from {term.source}", width, depth=2)
+        lines += _term(term, width)
     lines += _wrapped(
         f"KV cache: {memory.kv_bytes_per_token:,} B a token on each GPU in {memory.kv_dtype}; "
         f"{memory.blocks:,} blocks of {memory.block_tokens} tokens = {memory.kv_tokens:,} tokens",
@@ -70,7 +68,20 @@ def _memory(memory: MemoryPlan, width: int) -> list[str]:
         f"--max-num-batched-tokens {memory.max_num_batched_tokens}",
         width,
     )
+    if memory.outside:
+        beside = memory.total - memory.requested
+        lines += ["", f"beside it: {beside:,} B ({gib(beside)})"]
+        for term in memory.outside:
+            lines += _term(term, width)
     return lines
+
+
+def _term(term: Term, width: int) -> list[str]:
+    return [
+        f"{_INDENT}{term.name}: {term.nbytes:,} B ({gib(term.nbytes)})",
+        *_wrapped(term.formula, width, depth=2),
+        *_wrapped(f"from {term.source}", width, depth=2),
+    ]
 
 
 def _wrapped(text: str, width: int, *, depth: int = 1) -> list[str]:

@@ -17,6 +17,7 @@ from tri_serve.plan.words import (
     evidence_words,
     gib,
     options_of,
+    parameters_words,
     rate_of_each,
     seconds,
     span,
@@ -66,7 +67,7 @@ def _facts(plan: Plan, width: int) -> list[str]:
     weights = f"{quantization}{gib(model.weight_bytes)} of weights"
     lines = _labelled(
         "model",
-        f"{model.parameters / 1e9:.2f} billion parameters in {model.layers} layers, {weights}; {model.origin}",
+        f"{parameters_words(model.parameters)} in {model.layers} layers, {weights}; {model.origin}",
         width,
     )
     for remark in model.remarks:

@@ -15,7 +15,7 @@ from tri_serve.cli.output import print_notes
 from tri_serve.cli.plan_answer import Answer, Asked, answer
 from tri_serve.errors import UsageError
 from tri_serve.plan.catalogue import CPU, load_catalogue
-from tri_serve.plan.result import DemandPlan, Plan
+from tri_serve.plan.result import DemandPlan, Plan, SpeedPlan
 from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span, users
 from tri_serve.spec.keys import catalogue as spec_keys
 
@@ -116,18 +116,22 @@ def _heads(answers: Sequence[Answer]) -> list[Column]:
 
 
 def _cells(plan: Plan) -> list[str]:
-    if plan.refused or plan.memory is None or plan.speed is None:
+    if plan.refused or plan.memory is None:
         return ["no"]
     length = plan.memory.max_model_len
-    full = [point for point in plan.speed.decode if point.fits and point.context == length]
-    fitting = full or [point for point in plan.speed.decode if point.fits]
     return [
         f"{users(plan.memory):,} x {length:,}",
         *([f"{plan.memory.kv_tokens:,}"] if plan.demand is None else []),
-        span(rate_of_each(plan.speed.decode[0])),
-        span(fitting[-1].rate) if fitting else "-",
+        *(["-", "-"] if plan.speed is None else _speed_cells(plan.speed, length)),
         *([] if plan.demand is None else _load_cells(plan.demand)),
     ]
+
+
+def _speed_cells(speed: SpeedPlan, length: int) -> list[str]:
+    """One user alone with the shortest context, and as many as there can be with the longest."""
+    fitting = [point for point in speed.decode if point.fits]
+    full = [point for point in fitting if point.context == length] or fitting
+    return [span(rate_of_each(speed.decode[0])), span(full[-1].rate) if full else "-"]
 
 
 def _load_cells(demand: DemandPlan) -> list[str]:

@@ -66,7 +66,9 @@ def make_plan(
     findings = check(request)
     speed: SpeedPlan | None = None
     demand: DemandPlan | None = None
-    if not any(finding.severity == "refusal" for finding in findings):
+    # Of a board that the catalogue does not have, nobody said how fast it is.
+    known = device.gpu.bandwidth > 0 and device.gpu.flops > 0
+    if known and not any(finding.severity == "refusal" for finding in findings):
         attained = shares_for(device.gpu, spec.engine, model.quantization.method, tables)
         speed = _speed(model, device, spec.engine, memory, attained, question)
         if question.load is not None:

@@ -12,6 +12,7 @@ from tri_serve.plan.words import (
     engines_words,
     gib,
     options_of,
+    parameters_words,
     rate_of_each,
     seconds,
     span,
@@ -80,7 +81,7 @@ def _head(plan: Plan, title: str) -> str:
     model = plan.model
     quantization = "" if model.quantization == "none" else f"{model.quantization}; "
     facts = (
-        f"{model.parameters / 1e9:.2f} billion parameters in {model.layers} layers; {quantization}"
+        f"{parameters_words(model.parameters)} in {model.layers} layers; {quantization}"
         f"{gib(model.weight_bytes)} of weights; {model.origin}"
     )
     lines = [f"<h1>{escape(title)}</h1>", f"<p><strong>{verdict}</strong></p>"]

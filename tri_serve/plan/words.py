@@ -10,8 +10,14 @@ _GIB = 2**30
 
 
 def gib(nbytes: int) -> str:
-    """``11.79 GiB``."""
-    return f"{nbytes / _GIB:,.2f} GiB"
+    """``11.79 GiB``, or ``3.6 MiB`` where that would be nothing."""
+    return f"{nbytes / _GIB:,.2f} GiB" if abs(nbytes) >= _GIB / 10 else f"{nbytes / 2**20:,.1f} MiB"
+
+
+def parameters_words(count: int) -> str:
+    """``20.73 billion parameters``."""
+    size, word = (1e9, "billion") if count >= 1e9 else (1e6, "million")
+    return f"{count / size:.2f} {word} parameters"
 
 
 def number(value: float) -> str:

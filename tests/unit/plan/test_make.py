@@ -66,6 +66,19 @@ def test_a_preset_asks_for_no_more_gpus_than_it_needs(planned) -> None:
             assert planned("tri-21b-bf16", gpu, half)[0].refused
 
 
+@pytest.mark.parametrize("gpu", ["l4", "a10", "rtx-4090"])
+def test_settings_for_a_24_gb_card_make_room_for_conversations(planned, gpu: str) -> None:
+    with_settings = planned("tri-21b-awq", gpu)[0].memory
+    unset = ("engine.max_num_seqs=null", "engine.max_num_batched_tokens=null")
+    without = planned("tri-21b-awq", gpu, *unset)[0].memory
+    assert with_settings is not None
+    assert without is not None
+    assert with_settings.full_length_sequences >= 5
+    assert with_settings.kv_bytes - without.kv_bytes > 0.7 * 2**30
+    # What the comment in the presets says of chats of 1,000 tokens.
+    assert 30 <= without.kv_tokens // 1000 <= 45
+
+
 def test_what_cannot_work_has_no_speed_and_no_command(planned) -> None:
     plan, again = planned("tri-21b-awq", "l4", "engine.tensor_parallel_size=4")
     assert plan.refused

@@ -1,0 +1,346 @@
+"""``tri-serve plan``: screens, tables, data and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tri_serve.cli.main import run
+from tri_serve.cli.memory_bar import bar, parts_of
+from tri_serve.cli.output import display_width
+from tri_serve.launch import gpus
+from tri_serve.launch.gpus import GpuReading
+from tri_serve.plan.result import MemoryPlan, Plan
+
+Capture = pytest.CaptureFixture[str]
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No spec, no GPU and no measurements of whoever runs the tests; a terminal of 80 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def planned(capsys: Capture, *arguments: str, code: int = 0) -> Plan:
+    """The plan that a command line prints as JSON."""
+    assert run(["plan", "show", *arguments, "--json"]) == code
+    data = json.loads(capsys.readouterr().out)
+    for model, part in ((Plan, data), (MemoryPlan, data["memory"])):
+        for derived in model.model_computed_fields:
+            del part[derived]
+    return Plan.model_validate(data)
+
+
+def test_one_screen_says_whether_it_fits_for_how_many_how_fast_and_which_command(capsys: Capture) -> None:
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4"]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0] == "fits on one NVIDIA L4 24 GB: 5 users at once with 8,192 tokens each"
+    assert "from preset tri-21b-awq" in captured.out
+    assert any(line.strip().startswith("█") for line in lines)
+    assert "tri-serve up tri-21b-awq --gpu l4 --set model.source=/path/to/checkpoint" in captured.out
+    assert "vllm serve /path/to/checkpoint" in captured.out
+    assert "--gpu " in captured.out
+    commands = ("start ", "engine ", "      ")
+    assert [line for line in lines if display_width(line) > 80 and not line.startswith(commands)] == []
+    assert len(lines) <= 40
+    assert " ".join(captured.err.split()).count("research purposes") == 1
+
+
+def test_plan_without_a_command_is_show(capsys: Capture) -> None:
+    assert run(["plan", "tri-21b-awq", "--gpu", "l4"]) == 0
+    short = capsys.readouterr().out
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4"]) == 0
+    assert capsys.readouterr().out == short
+
+
+def test_a_mistyped_command_is_not_taken_for_a_preset(capsys: Capture) -> None:
+    assert run(["plan", "comparre", "l4"]) == 2
+    assert "did you mean compare?" in capsys.readouterr().err
+
+
+def test_what_cannot_work_ends_with_12_and_names_what_does(capsys: Capture) -> None:
+    arguments = ["tri-21b-awq", "--gpu", "l4", "--set", "engine.tensor_parallel_size=4"]
+    assert run(["plan", "show", *arguments]) == 12
+    text = capsys.readouterr().out
+    assert text.startswith("does not work on 4 x NVIDIA L4 24 GB\n")
+    assert "works: --set engine.tensor_parallel_size=2" in text
+    assert "tri-serve up" not in text
+    plan = planned(capsys, *arguments, code=12)
+    assert plan.command is None
+    assert plan.findings[0].change == {"engine.tensor_parallel_size": "2"}
+
+
+def test_a_model_that_is_too_large_is_shown_with_what_is_missing(capsys: Capture) -> None:
+    arguments = ["tri-21b-bf16", "--gpu", "l4", "--set", "engine.tensor_parallel_size=1"]
+    assert run(["plan", "show", *arguments]) == 12
+    assert "are missing before any KV cache" in capsys.readouterr().out
+
+
+def test_a_presets_settings_for_a_gpu_are_used(capsys: Capture) -> None:
+    assert planned(capsys, "tri-21b-bf16", "--gpu", "RTX4090").device.count == 4
+    assert planned(capsys, "tri-21b-bf16", "--gpu", "h100").device.count == 1
+
+
+def test_without_a_gpu_here_a_spec_that_wants_one_is_planned_for_an_l4_and_that_is_said(
+    capsys: Capture,
+) -> None:
+    assert run(["plan", "show", "tri-21b-awq"]) == 0
+    captured = capsys.readouterr()
+    assert "on one NVIDIA L4 24 GB" in captured.out
+    assert "no NVIDIA GPU is here" in captured.err
+
+
+def test_a_spec_that_takes_what_there_is_is_planned_for_the_cpu(capsys: Capture) -> None:
+    assert planned(capsys, "tri-tiny-bf16").device.name == "cpu"
+
+
+def reading(name: str, total: int, free: int, count: int = 1) -> tuple[GpuReading, ...]:
+    """GPUs as their driver would tell of them."""
+    return tuple(
+        GpuReading(
+            index=index,
+            uuid=f"GPU-{index}",
+            name=name,
+            total=total,
+            reserved=0,
+            free=free,
+            compute_capability=(8, 9),
+            driver="580.65.06",
+            driver_cuda=(13, 0),
+        )
+        for index in range(count)
+    )
+
+
+def test_auto_plans_for_the_gpu_that_is_here_with_what_is_free_on_it(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = 23034 * 2**20
+    monkeypatch.setattr(gpus, "devices_here", lambda: reading("NVIDIA L4", total, total - 2**29))
+    plan = planned(capsys, "tri-21b-awq")
+    assert (plan.device.name, plan.device.seen, plan.device.free) == ("l4", "this machine", total - 2**29)
+    monkeypatch.setattr(gpus, "devices_here", lambda: reading("NVIDIA L4", total, total // 2))
+    assert any("free" in finding.message for finding in planned(capsys, "tri-21b-awq", code=12).findings)
+    monkeypatch.setattr(gpus, "devices_here", lambda: reading("NVIDIA L4", total, total, count=4))
+    assert planned(capsys, "tri-21b-bf16").device.count == 4
+
+
+def test_a_gpu_that_the_catalogue_does_not_know_is_planned_without_speed(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "devices_here", lambda: reading("NVIDIA L99", 48 * 2**30, 48 * 2**30))
+    assert run(["plan", "show", "tri-21b-awq"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("fits on one NVIDIA L99: ")
+    assert "speed" not in captured.out
+    assert run(["plan", "sweep", "tri-21b-awq", "--vary", "max_model_len=4096"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["-", "-"]
+
+
+def test_an_unknown_gpu_is_told_the_nearest(capsys: Capture) -> None:
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "rtx409"]) == 2
+    assert "rtx-4090" in capsys.readouterr().err
+
+
+def test_explain_names_every_term_with_its_source(capsys: Capture) -> None:
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "l4")
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--explain"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert plan.memory is not None
+    for term in (*plan.memory.terms, *plan.memory.outside):
+        assert f"{term.name}: {term.nbytes:,} B" in text
+        assert term.formula in text
+        assert term.source in text
+
+
+def test_a_load_takes_engines_and_costs_what_its_gpus_cost(capsys: Capture) -> None:
+    arguments = ["tri-21b-awq", "--gpu", "l4", "--request-rate", "2", "--price", "0.8"]
+    plan = planned(capsys, *arguments)
+    assert plan.demand is not None
+    assert (plan.demand.input_len, plan.demand.output_len) == (1024, 256)
+    assert plan.demand.cost_per_million_output_tokens is not None
+    assert run(["plan", "show", *arguments]) == 0
+    assert "2 requests/s of 1,024 + 256 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--price", "1"], "--price needs --request-rate"),
+        (["--context", "many"], "--context many: takes a whole number of tokens"),
+        (["--slo", "fast"], "--slo: 'fast' is not understood"),
+        (["--request-rate", "1", "--input-len", "8192"], "max_model_len allows 8192"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_one_line(
+    options: list[str], words: str, capsys: Capture
+) -> None:
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_slo_says_how_many_users_it_allows(capsys: Capture) -> None:
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "h100", "--slo", "tpot:20")
+    assert plan.speed is not None
+    assert plan.speed.largest_batch_for_slo is not None
+    assert plan.speed.largest_batch_for_slo > 1
+
+
+def test_every_option_has_an_environment_variable(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRI_SERVE_PLAN_SHOW_GPU", "h100")
+    assert planned(capsys, "tri-21b-awq").device.name == "h100"
+
+
+def test_compare_shows_gpus_side_by_side_and_why_one_does_not_do(capsys: Capture) -> None:
+    assert run(["plan", "compare", "l4,l40s,h100", "tri-21b-awq"]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["gpu", "l4", "l40s", "h100"]
+    assert max(map(len, lines)) <= 80
+    assert " ".join(captured.err.split()).count("research purposes") == 1
+    one = ["--set", "engine.tensor_parallel_size=1"]
+    assert run(["plan", "compare", "all", "tri-21b-bf16", "--request-rate", "2", "--price", "1", *one]) == 0
+    text = capsys.readouterr().out
+    assert "l4: the model does not fit" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_sweep_shows_every_combination(capsys: Capture) -> None:
+    arguments = ["plan", "sweep", "tri-21b-awq", "--gpu", "l4"]
+    vary = ["--vary", "max_model_len=2048,8192", "--vary", "kv_cache_dtype=auto,fp8"]
+    assert run([*arguments, *vary]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[:2] for row in rows[:5]] == [
+        ["max_model_len", "kv_cache_dtype"],
+        ["2048", "auto"],
+        ["2048", "fp8"],
+        ["8192", "auto"],
+        ["8192", "fp8"],
+    ]
+    assert run([*arguments, *vary, "-o", "yaml"]) == 0
+    data = yaml.safe_load(capsys.readouterr().out)
+    assert data[1]["values"] == {"model.max_model_len": "2048", "engine.kv_cache_dtype": "fp8"}
+    tokens = [entry["plan"]["memory"]["kv_tokens"] for entry in data]
+    assert tokens[1] == pytest.approx(2 * tokens[0], abs=32)
+
+
+def test_presets_and_gpus_vary_too(capsys: Capture) -> None:
+    vary = ["--vary", "preset=tri-21b-awq,tri-21b-bf16", "--vary", "gpu=l4,h100"]
+    assert run(["plan", "sweep", *vary, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [(e["plan"]["model"]["origin"], e["plan"]["device"]["name"]) for e in data] == [
+        ("from preset tri-21b-awq", "l4"),
+        ("from preset tri-21b-awq", "h100"),
+        ("from preset tri-21b-bf16", "l4"),
+        ("from preset tri-21b-bf16", "h100"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("vary", "words"),
+    [
+        (["max_model_len"], "takes KEY=VALUE,VALUE"),
+        (["max_modellen=1"], "no key of the spec ends so"),
+        (["max_model_len=1", "model.max_model_len=2"], "model.max_model_len is given twice"),
+        (["max_model_len=" + ",".join(map(str, range(1, 300)))], "at most 256"),
+    ],
+)
+def test_a_sweep_of_nothing_is_refused(vary: list[str], words: str, capsys: Capture) -> None:
+    options = [word for assignment in vary for word in ("--vary", assignment)]
+    assert run(["plan", "sweep", "tri-21b-awq", "--gpu", "l4", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_measurements_make_a_plan_calibrated(tmp_path: Path, capsys: Capture) -> None:
+    point = {
+        "gpu": "l4",
+        "version": "0.32.0",
+        "quantization": "awq",
+        "kind": "decode",
+        "batch": 1,
+        "context": 1024,
+        "tokens_per_second": 17.0,
+        "provenance": "invented by a test",
+    }
+    (tmp_path / "result.json").write_text(json.dumps([point]))
+    assert run(["plan", "calibrate", "result.json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1].split()[:4] == ["l4", "vllm", "0.32", "awq"]
+    assert "wrote " in captured.err
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "l4")
+    assert plan.speed is not None
+    assert plan.speed.evidence == "calibrated"
+    assert plan.speed.decode[0].rate.likely == pytest.approx(17.0, rel=0.02)
+    other = planned(capsys, "tri-21b-awq", "--gpu", "h100").speed
+    assert other is not None
+    assert other.evidence == "prior"
+
+
+def test_the_page_stands_alone(tmp_path: Path, capsys: Capture) -> None:
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--html", "plan.html"]) == 0
+    text = (tmp_path / "plan.html").read_text(encoding="utf-8")
+    assert "<h1>tri-21b-awq on NVIDIA L4 24 GB</h1>" in text
+    assert text.count("<svg") == 2
+    assert [word for word in ("<script", "http:", "https:", "src=", "@import") if word in text] == []
+
+
+def test_what_is_printed_keeps_to_the_published_schema(capsys: Capture) -> None:
+    schema = json.loads((REPOSITORY / "docs" / "reference" / "plan.schema.json").read_text())
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--request-rate", "1", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+
+    def check(value: object, entry: dict[str, object]) -> None:
+        if "anyOf" in entry and value is not None:
+            entry = next(choice for choice in entry["anyOf"] if choice.get("type") != "null")  # type: ignore[attr-defined]
+        if "$ref" in entry:
+            entry = schema["$defs"][str(entry["$ref"]).rpartition("/")[2]]
+        if isinstance(value, dict) and "properties" in entry:
+            properties = entry["properties"]
+            assert isinstance(properties, dict)
+            assert set(value) <= set(properties)
+            assert set(entry.get("required", ())) <= set(value)  # type: ignore[call-overload]
+            for key, inner in value.items():
+                check(inner, properties[key])
+        if isinstance(value, list):
+            for inner in value:
+                check(inner, entry["items"])  # type: ignore[arg-type]
+
+    check(data, schema)
+
+
+def test_a_plan_loads_nothing_heavy_and_asks_no_network() -> None:
+    script = (
+        "import socket, sys\n"
+        "def refuse(*_): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse\n"
+        "from tri_serve.cli.main import run\n"
+        "assert run(['plan', 'show', 'tri-21b-awq', '--gpu', 'l4']) == 0\n"
+        "print('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()}
+    heavy = {"ray", "vllm", "torch", "requests", "rich", "prometheus_client", "numpy", "transformers"}
+    assert loaded & heavy == set()
+
+
+def test_a_bar_is_as_wide_as_it_should_be_and_shows_the_smallest_part(capsys: Capture) -> None:
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "h200")
+    assert plan.memory is not None
+    for unicode in (True, False):
+        parts = parts_of(plan.memory, unicode=unicode)
+        for width in (20, 61, 110):
+            text = bar(parts, width)
+            drawn = "".join(c for c in text if c in {part.block for part in parts})
+            assert len(drawn) == width
+            assert {part.block for part in parts} == set(drawn)
+            assert unicode or drawn.isascii()

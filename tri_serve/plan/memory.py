@@ -168,10 +168,14 @@ def _weights(model: ModelFacts, engine: EngineSpec, capability: tuple[int, int])
 
 
 def _activations(model: ModelFacts, engine: EngineSpec, limits: Limits) -> Term:
-    """The most that lives at once: in the MLP of one layer, or while tokens are sampled."""
+    """The most that lives at once: in the MLP of one layer, or while tokens are sampled.
+
+    The larger of the two and not their sum: what an engine measured stayed the same from 1 sequence to 128, and was
+    more for 256 (vllm#9003).
+    """
     architecture, ranks = model.architecture, engine.tensor_parallel_size
     element = ELEMENT_BYTES[engine_dtype(engine.dtype, architecture)]
-    hidden = 2 * limits.tokens * architecture.hidden_size * element
+    hidden = 4 * limits.tokens * architecture.hidden_size * element
     wide = 3 * limits.tokens * (architecture.intermediate_size // ranks) * element
     sequences = min(limits.sequences, limits.tokens)
     logits = sequences * padded_vocabulary(architecture) * LOGIT_BYTES
@@ -179,7 +183,7 @@ def _activations(model: ModelFacts, engine: EngineSpec, limits: Limits) -> Term:
         name="activations",
         nbytes=hidden + max(wide, logits),
         formula=(
-            f"2 * {limits.tokens:,} tokens * {architecture.hidden_size:,} * {element} + the larger of "
+            f"4 * {limits.tokens:,} tokens * {architecture.hidden_size:,} * {element} + the larger of "
             f"3 * {limits.tokens:,} * {architecture.intermediate_size // ranks:,} * {element} (MLP) and "
             f"{sequences:,} sequences * {padded_vocabulary(architecture):,} * {LOGIT_BYTES} (sampling)"
         ),

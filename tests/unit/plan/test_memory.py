@@ -140,9 +140,9 @@ def test_of_a_board_that_is_not_here_the_drivers_part_is_taken_off(
 
 def test_activations_are_the_larger_of_mlp_and_sampling(model: MakeModel, card: PlanDevice) -> None:
     few = plan_memory(model(), card, EngineSpec(max_num_seqs=1, max_num_batched_tokens=4096), 8192)
-    assert taken(few, "activations") == 4096 * (2 * 5120 + 3 * 27392) * 2
+    assert taken(few, "activations") == 4096 * (4 * 5120 + 3 * 27392) * 2
     many = plan_memory(model(), card, EngineSpec(max_num_seqs=256), 8192)
-    assert taken(many, "activations") == 2 * 2048 * 5120 * 2 + 256 * 124_416 * 16
+    assert taken(many, "activations") == 4 * 2048 * 5120 * 2 + 256 * 124_416 * 16
 
 
 def test_eager_engines_have_no_graphs(model: MakeModel, card: PlanDevice) -> None:
@@ -172,4 +172,4 @@ def test_each_term_says_its_formula_and_whether_it_is_a_prior(model: MakeModel, 
     priors = {term.name for term in (*plan.terms, *plan.outside) if term.source.startswith("prior")}
     assert priors == {"activations", "workspaces", "CUDA graphs", "CUDA context"}
     assert all(term.formula for term in (*plan.terms, *plan.outside))
-    assert "2 * 2,048 tokens * 5,120 * 2" in plan.terms[1].formula
+    assert "4 * 2,048 tokens * 5,120 * 2" in plan.terms[1].formula

@@ -210,6 +210,11 @@ def pause_seconds(reply: requests.Response | None, attempt: int) -> float:
 
 def explain(error: requests.RequestException, endpoint: str) -> ConnectionFailedError:
     """The error that says in one line why a hub could not be reached."""
+    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" not in str(error):
+        return ConnectionFailedError(
+            f"no TLS connection to {endpoint} could be made",
+            hint="check HTTPS_PROXY, and whether HF_ENDPOINT is http:// or https://",
+        )
     if isinstance(error, requests.exceptions.SSLError):
         return ConnectionFailedError(
             f"the certificate of {endpoint} could not be verified",

@@ -34,6 +34,9 @@ class FakeHub:
     private: bool = False
     cut_after: list[int] = field(default_factory=list)
     """Bytes after which the next answers with large files break off."""
+    stall_after: list[int] = field(default_factory=list)
+    """Bytes after which the next answers with large files fall silent, until ``wake`` is set."""
+    wake: threading.Event = field(default_factory=threading.Event)
     busy: int = 0
     """So many requests are answered with 503."""
     ranges: bool = True
@@ -163,8 +166,14 @@ class _Handler(BaseHTTPRequestHandler):
             end = start + hub.cut_after.pop(0)
         else:
             end = len(content)
+        silent = self.command == "GET" and name.endswith(LARGE) and bool(hub.stall_after)
+        if silent:
+            end = start + hub.stall_after.pop(0)
         status = 206 if start else 200
         self._answer(status, content[start:end], headers or {}, claimed=len(content) - start)
+        if silent:
+            self.wfile.flush()
+            hub.wake.wait(30)
 
     def _token(self) -> str | None:
         return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
@@ -216,6 +225,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     try:
         yield found
     finally:
+        found.wake.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import requests
 from click.testing import CliRunner
 
+from tri_serve.checkpoint import hub as hub_module
+from tri_serve.checkpoint.download import Download
 from tri_serve.checkpoint.inspect import inspect_checkpoint
 from tri_serve.checkpoint.pull import Pulled, PullProgress, pull
 from tri_serve.checkpoint.resolve import is_pulled, resolve_source
@@ -107,6 +111,42 @@ def test_a_later_pull_goes_on_where_one_that_failed_stopped(hub: FakeHub, tmp_pa
     assert hub.ranges_asked() == [f"bytes={8 * CHUNK}-"]
     assert pulled.fetched == len(hub.files[WEIGHTS]) - 8 * CHUNK
     assert not partial(hub).exists()
+
+
+def test_a_server_that_falls_silent_is_asked_again_from_there(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_SILENCE_SECONDS", 0.3)
+    hub.stall_after = [4 * CHUNK]
+    assert (fetch().path / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert hub.ranges_asked() == [None, f"bytes={4 * CHUNK}-"]
+
+
+def test_a_disk_that_becomes_full_is_said_with_what_to_do(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Download, "_fetch", full)
+    with pytest.raises(ResourceError, match=r"could not be written to .*: No space left on device") as refused:
+        fetch()
+    assert refused.value.hint == "free some space and run it again: it goes on where it stopped"
+
+
+def test_https_where_there_is_none_is_no_matter_of_certificates(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"https://127.0.0.1:{hub.port}")
+    with pytest.raises(ConnectionFailedError, match="no TLS connection"):
+        fetch()
+
+
+def test_a_certificate_that_cannot_be_verified_says_how_to_trust_it() -> None:
+    error = requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate in chain")
+    said = hub_module.explain(error, "https://hub.example")
+    assert said.message == "the certificate of https://hub.example could not be verified"
+    assert "REQUESTS_CA_BUNDLE" in str(said.hint)
 
 
 def test_a_server_without_ranges_starts_over_and_the_file_is_right(hub: FakeHub) -> None:

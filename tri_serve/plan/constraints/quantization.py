@@ -176,14 +176,15 @@ def _bitsandbytes(request: Request) -> Iterator[Found]:
                 "; its code names no platform, and whether it serves on the CPU is not known from it"
                 * request.on_cpu
             ),
-            advice=f"up adds it to an environment of tri-serve's; in one of your own: pip install {BNB_PLUGIN} "
+            advice=f"`up` adds it to an environment of tri-serve's; in one of your own: pip install {BNB_PLUGIN} "
             "'bitsandbytes>=0.48.1'",
         )
     else:
         yield Found(
             "note",
             f"{request.engine} reads bitsandbytes checkpoints with the package bitsandbytes in its environment",
-            advice="up adds it to an environment of tri-serve's; in one of your own: pip install 'bitsandbytes>=0.48.1'",
+            advice="`up` adds it to an environment of tri-serve's; in one of your own: pip install "
+            "'bitsandbytes>=0.48.1'",
         )
 
 

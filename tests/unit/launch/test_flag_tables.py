@@ -58,7 +58,7 @@ def test_an_argument_is_found_as_the_engine_s_parser_finds_it(written: str, name
 def test_a_table_is_the_same_after_it_was_written_and_read() -> None:
     again = parse_table(TABLE.to_json())
     assert (again.engine, again.version, again.source) == (TABLE.engine, TABLE.version, TABLE.source)
-    assert set(again.flags) == set(TABLE.flags)
+    assert again.by_spelling == TABLE.by_spelling
     assert again.to_json() == TABLE.to_json()
 
 

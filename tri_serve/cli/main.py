@@ -55,7 +55,7 @@ COMMANDS: Mapping[str, Entry] = {
     "render": Entry(
         "tri_serve.cli.render:render", "Print the command of one engine, for a machine of your own."
     ),
-    "checkpoint": Entry("tri_serve.cli.checkpoint:checkpoint", "Make and inspect checkpoints."),
+    "checkpoint": Entry("tri_serve.cli.checkpoint:checkpoint", "Fetch, inspect and make checkpoints."),
     "engine": Entry("tri_serve.cli.engine:engine", "Install, list and check engine environments."),
     "up": Entry("tri_serve.cli.fleet:up", "Start the fleet that the spec describes, or change it."),
     "status": Entry("tri_serve.cli.fleet:status", "Show gateway and replicas of a release."),

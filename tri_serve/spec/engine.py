@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,8 @@ class ModelSpec(SpecModel):
 
     source: Annotated[str, Field(min_length=1)]
     """A directory with config.json and safetensors files, a hub repository (owner/name), or ``tiny:awq``,
-    ``tiny:gptq``, ``tiny:ct``, ``tiny:bnb4``, ``tiny:bf16``: the checkpoint that ships with tri-serve, in that format."""
+    ``tiny:gptq``, ``tiny:ct``, ``tiny:bnb4``, ``tiny:bf16``: the checkpoint that ships with tri-serve, in that
+    format."""
     revision: str | None = None
     """Branch, tag or commit of a hub repository; none means its default branch."""
     served_name: Annotated[
@@ -46,7 +47,11 @@ class EngineSpec(SpecModel):
 
     kind: EngineKind = "vllm"
     """The engine's make. ``sglang`` is rendered; what tri-serve starts and watches over itself is vLLM."""
-    version: Version = TESTED_VERSIONS["vllm"]
+    version: Version = Field(
+        # A validator of the whole would take it for Python, whose strict tuples no JSON has.
+        default_factory=lambda values: TESTED_VERSIONS[values.get("kind", "vllm")],
+        json_schema_extra={"default": TESTED_VERSIONS["vllm"]},
+    )
     """The engine's version; the default is the one that tri-serve is tested with (of SGLang: 0.5.23)."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """``auto``: CUDA if an NVIDIA driver is on this machine, else the CPU."""
@@ -83,14 +88,6 @@ class EngineSpec(SpecModel):
     """Seconds that a stopping engine may use to finish what it has in flight (vLLM's --shutdown-timeout)."""
     start_timeout: Seconds = 600.0
     """Seconds until a started engine must answer. 600: a 13 GB checkpoint from a slow disk, and compilation."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _version_of_the_kind(cls, values: Any) -> Any:
-        """A version that is not given is that of the engine's own make."""
-        if isinstance(values, dict) and values.get("kind") == "sglang":
-            return {"version": TESTED_VERSIONS["sglang"]} | values
-        return values
 
     @model_validator(mode="after")
     def _one_environment(self) -> Self:

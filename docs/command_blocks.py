@@ -2,9 +2,10 @@
 
 A block of commands is fenced as ``console`` (or sh, bash), and the line above its fence says what becomes of it:
 
-    <!-- run -->                  its commands (after ``$ ``) must end with 0 and print what stands below them
-    <!-- run: exit 12 -->         the same, and the last command must end with 12
-    <!-- not run here: REASON --> it is not; a test that REASON names must be there
+    <!-- run -->                   its commands (after ``$ ``) must end with 0 and print what stands below them
+    <!-- run: exit 12 -->          the same, and the last command must end with 12
+    <!-- run: output not shown --> they must end with 0
+    <!-- not run here: REASON -->  it is not; a test that REASON names must be there
 
 A block with neither is an error. ``<!-- file: NAME -->`` above any other block writes it to the file NAME first.
 The blocks of one page run in order in one empty folder, with nothing of the user's own settings. A line ``...`` in
@@ -28,6 +29,7 @@ SECONDS = 60
 _COMMAND = re.compile(r"(\$ )?(tri-serve|vllm|make|pip|python3?|curl|docker|ray|sudo) |\$ ")
 """What a line of commands looks like in a block that does not say its language."""
 _ANY = "..."
+_SILENT = "output not shown"
 _FENCE = re.compile(r"```(\w*)\s*")
 _MARK = re.compile(r"<!-- (run|not run here|file)(?:: (.+?))? -->\s*")
 
@@ -136,13 +138,15 @@ def _run_block(block: Block, folder: Path) -> tuple[str, ...]:
     """The block as it should be."""
     steps = list(_steps(block))
     code = re.fullmatch(r"exit (\d+)", block.words)
-    if block.words and code is None:
-        raise DocsError(f"{block.place}: run: {block.words}: only exit CODE can stand there")
+    silent = block.words == _SILENT
+    if block.words and code is None and not silent:
+        raise DocsError(f"{block.place}: run: {block.words}: only exit CODE or {_SILENT} can stand there")
     lines: list[str] = []
     for index, step in enumerate(steps):
         wanted = int(code[1]) if code and index == len(steps) - 1 else 0
         printed = _run(block, step.command, folder, wanted)
-        lines += [*step.written, *(step.expected if _agrees(step.expected, printed) else printed)]
+        agrees = silent or _agrees(step.expected, printed)
+        lines += [*step.written, *(step.expected if agrees else printed)]
     return tuple(lines)
 
 
@@ -227,9 +231,7 @@ def main(arguments: list[str]) -> int:
             write(page, changed)
         for start, lines in changed.items():
             if not writing:
-                print(
-                    f"{shown(page)}:{start}: prints now:", *lines, sep="\n", file=sys.stderr
-                )
+                print(f"{shown(page)}:{start}: prints now:", *lines, sep="\n", file=sys.stderr)
                 wrong = 1
     return wrong
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
 
 from tri_serve.cli.output import display_width
-from tri_serve.plan.result import MemoryPlan
+from tri_serve.plan.result import MemoryPlan, Term
 from tri_serve.plan.words import gib
 
-_SHADES = "█▓▒▚"
-_PLAIN_SHADES = "#%+x"
+_SHADES = "█▓▒"
+_PLAIN_SHADES = "#%+"
 """For output that takes ASCII alone."""
 _KV, _PLAIN_KV = "░", "o"
 _REST, _PLAIN_REST = "·", "."
-_COLOURS = ("blue", "magenta", "cyan", "yellow")
+_COLOURS = ("blue", "magenta", "cyan")
 _KV_COLOUR = "green"
 
 
@@ -30,27 +31,33 @@ class Part:
 
 
 def parts_of(memory: MemoryPlan, *, unicode: bool = True) -> tuple[Part, ...]:
-    """The parts of the memory: what the engine needs, the KV cache, and what is left over.
+    """The parts of the memory: weights, what the engine works with, the driver, the KV cache, what is left over.
 
-    The smallest are put together where there are more parts than blocks; ``--explain`` tells them apart.
+    Small things are put together; ``--explain`` tells them apart.
     """
+    weights, *working, cache = memory.terms
+    driver = [term for term in memory.outside[:-1] if term.nbytes > 0]
+    named = [
+        (weights.name, weights.nbytes),
+        (working[0].name if len(working) == 1 else "buffers and graphs", _sum(working)),
+        ("driver", _sum(driver)),
+    ]
     shades = _SHADES if unicode else _PLAIN_SHADES
-    *needed, cache = memory.terms
-    beside = [term for term in memory.outside[:-1] if term.nbytes > 0]
-    named = [(term.name, term.nbytes) for term in (*needed, *beside) if term.nbytes > 0]
-    if len(named) > len(shades):
-        large = sorted(named, key=lambda part: -part[1])[: len(shades) - 1]
-        named = [
-            *(part for part in named if part in large),
-            ("other", sum(part[1] for part in named if part not in large)),
-        ]
-    parts = [Part(name, nbytes, shades[index], _COLOURS[index]) for index, (name, nbytes) in enumerate(named)]
+    parts = [
+        Part(name, nbytes, shade, colour)
+        for (name, nbytes), shade, colour in zip(named, shades, _COLOURS, strict=True)
+        if nbytes > 0
+    ]
     if cache.nbytes > 0:
         parts.append(Part(cache.name, cache.nbytes, _KV if unicode else _PLAIN_KV, _KV_COLOUR))
     rest = memory.total - sum(part.nbytes for part in parts)
     if rest > 0:
         parts.append(Part("left over", rest, _REST if unicode else _PLAIN_REST, None))
     return tuple(parts)
+
+
+def _sum(terms: Sequence[Term]) -> int:
+    return sum(term.nbytes for term in terms)
 
 
 def bar(parts: tuple[Part, ...], width: int) -> str:

@@ -45,10 +45,10 @@ def screen(plan: Plan, *, width: int, unicode: bool = True, start: str | None = 
         lines += ["", *_demand(plan.demand, width)]
     if plan.changes:
         lines += ["", *_changes(plan.changes, width)]
-    for label, command in (("start", start), ("engine", plan.command)):
-        if command is not None:
-            lines += ["", f"{label:{_LABEL}}{command}"]
-    return lines
+    commands = {"start": start, "engine": plan.command}
+    if any(commands.values()):
+        lines.append("")
+    return lines + [f"{label:{_LABEL}}{command}" for label, command in commands.items() if command]
 
 
 def verdict(plan: Plan) -> str:

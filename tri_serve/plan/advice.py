@@ -15,6 +15,8 @@ Planner = Callable[[Spec, PlanDevice], Plan]
 
 _LEAST_LENGTH = 2048
 """Tokens below which a context is too short for a conversation; nobody is advised to have less."""
+_FEW_USERS = 2
+"""Up to which shorter conversations are worth naming: they make more users of the same memory."""
 _WORTH = 1.25
 """As many times as fast, or as many users, as makes a change worth naming."""
 _GPUS = 2
@@ -51,7 +53,7 @@ def _candidates(memory: MemoryPlan, spec: Spec, device: PlanDevice) -> list[dict
     candidates = []
     if spec.engine.kv_cache_dtype == "auto":
         candidates.append({"engine.kv_cache_dtype": "fp8"})
-    if memory.max_model_len // 2 >= _LEAST_LENGTH:
+    if users(memory) <= _FEW_USERS and memory.max_model_len // 2 >= _LEAST_LENGTH:
         candidates.append({"model.max_model_len": str(memory.max_model_len // 2)})
     return candidates
 

@@ -78,7 +78,7 @@ def users_words(memory: MemoryPlan) -> str:
 def evidence_words(speed: SpeedPlan) -> str:
     """What the prediction rests on, shortly: the rest is for ``--explain``."""
     if speed.evidence == "prior":
-        return "a prior, not from measurements: plan calibrate fits it to yours"
+        return "a prior, not from measurements (plan calibrate)"
     return speed.evidence_detail
 
 

@@ -132,6 +132,17 @@ def test_every_change_that_is_advised_was_planned_and_brings_more(planned) -> No
         assert after.memory.full_length_sequences > 1.25 * plan.memory.full_length_sequences
 
 
+def test_shorter_conversations_are_advised_only_where_few_fit(planned) -> None:
+    def advised(*sets: str) -> list[dict[str, str]]:
+        plan, again = planned("tri-21b-awq", "l4", *sets)
+        spec = load_spec("tri-21b-awq", [], {}, sets, gpu="l4", without_source=True).spec
+        return [change.keys for change in changes(plan, spec, PlanDevice(find_gpu("l4")), again, ())]
+
+    shorter = {"model.max_model_len": "4096"}
+    assert shorter not in advised()
+    assert shorter in advised("engine.gpu_memory_utilization=0.75")
+
+
 def test_nothing_that_is_refused_is_advised(planned) -> None:
     """An A100 has no kernel for an fp8 KV cache with heads of 160."""
     plan, again = planned("tri-21b-awq", "a100-40")

@@ -90,6 +90,14 @@ class EngineSpec(SpecModel):
     """Seconds until a started engine must answer. 600: a 13 GB checkpoint from a slow disk, and compilation."""
 
     @model_validator(mode="after")
+    def _version_of_the_kind(self) -> Self:
+        if "version" not in self.model_fields_set:
+            # A validator before the model would see JSON as Python, whose lists are no tuples to a strict model; a
+            # default factory is an error of its own where the kind is one; and nothing assigns to a frozen model.
+            object.__setattr__(self, "version", TESTED_VERSIONS[self.kind])
+        return self
+
+    @model_validator(mode="after")
     def _one_environment(self) -> Self:
         named = [name for name in ("python", "command", "image") if getattr(self, name) is not None]
         if len(named) > 1:

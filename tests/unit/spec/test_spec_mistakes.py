@@ -49,7 +49,7 @@ WRONG_VALUES = [
     ),
     ("gateway: [1]", "gateway: found a list of 1; takes a section with the keys host, port"),
     ("engine: {dtype: bf16}", "found the text 'bf16'; takes one of bfloat16, float16, float32, auto"),
-    ("engine: {kind: sglang}", "engine.kind: found the text 'sglang'; takes only vllm"),
+    ("engine: {kind: tgi}", "engine.kind: found the text 'tgi'; takes one of vllm, sglang"),
     ("engine: {gpu_memory_utilization: .inf}", "found the text '.inf'; takes a number above 0, up to 1"),
     ("engine: {gpu_memory_utilization: 92}", "found the number 92; takes a number above 0, up to 1"),
     ("engine: {cpu_kv_cache_gib: true}", "engine.cpu_kv_cache_gib: found true; takes a number"),

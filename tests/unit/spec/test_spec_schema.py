@@ -61,7 +61,7 @@ def test_the_schema_completes_presets_and_takes_the_forms_that_loading_takes() -
         65535,
         8000,
     )
-    assert schema_at(schema, ("engine", "kind"))["enum"] == ["vllm", None]
+    assert schema_at(schema, ("engine", "kind"))["enum"] == ["vllm", "sglang", None]
 
 
 def test_every_key_is_described() -> None:

@@ -9,7 +9,8 @@ A block of commands is fenced as ``console`` (or sh, bash), and the line above i
 
 A block with neither is an error. ``<!-- file: NAME -->`` above any other block writes it to the file NAME first.
 The blocks of one page run in order in one empty folder, with nothing of the user's own settings. A line ``...`` in
-the output stands for any lines. --write puts what was printed in place of what stands there.
+the output stands for any lines. --write puts what was printed in place of what stands there, but where such a line
+stands: somebody chose what to show, and has to do so again.
 """
 
 from __future__ import annotations
@@ -205,13 +206,17 @@ def pages() -> list[Path]:
     return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
-def write(page: Path, changed: dict[int, tuple[str, ...]]) -> None:
-    """Put what was printed into the page."""
+def write(page: Path, changed: dict[int, tuple[str, ...]]) -> set[int]:
+    """Put what was printed into the page; the ``start`` of each block for which that was done."""
     text = page.read_text(encoding="utf-8").splitlines()
+    written = set()
     for block in reversed(list(blocks(page))):
-        if block.start in changed:
+        if block.start in changed and _ANY not in block.lines:
             text[block.start : block.start + len(block.lines)] = changed[block.start]
-    page.write_text("\n".join(text) + "\n", encoding="utf-8")
+            written.add(block.start)
+    if written:
+        page.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return written
 
 
 def main(arguments: list[str]) -> int:
@@ -227,10 +232,9 @@ def main(arguments: list[str]) -> int:
             print(error, file=sys.stderr)
             wrong = 1
             continue
-        if changed and writing:
-            write(page, changed)
+        written = write(page, changed) if writing else set()
         for start, lines in changed.items():
-            if not writing:
+            if not writing or start not in written:
                 print(f"{shown(page)}:{start}: prints now:", *lines, sep="\n", file=sys.stderr)
                 wrong = 1
     return wrong

@@ -67,3 +67,12 @@ def test_writing_puts_what_was_printed_into_the_page_and_nothing_else(page: Path
     page.write_text(text.format("a"))
     assert check("--write", page) == (0, "")
     assert page.read_text() == text.format("b")
+
+
+def test_writing_leaves_alone_where_somebody_chose_what_to_show(page: Path) -> None:
+    text = "<!-- run -->\n```console\n$ seq 3\n...\n4\n```\n"
+    page.write_text(text)
+    code, errors = check("--write", page)
+    assert code == 1
+    assert "prints now" in errors
+    assert page.read_text() == text

@@ -47,11 +47,7 @@ class EngineSpec(SpecModel):
 
     kind: EngineKind = "vllm"
     """The engine's make. ``sglang`` is rendered; what tri-serve starts and watches over itself is vLLM."""
-    version: Version = Field(
-        # A validator of the whole would take it for Python, whose strict tuples no JSON has.
-        default_factory=lambda values: TESTED_VERSIONS[values.get("kind", "vllm")],
-        json_schema_extra={"default": TESTED_VERSIONS["vllm"]},
-    )
+    version: Version = TESTED_VERSIONS["vllm"]
     """The engine's version; the default is the one that tri-serve is tested with (of SGLang: 0.5.23)."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """``auto``: CUDA if an NVIDIA driver is on this machine, else the CPU."""

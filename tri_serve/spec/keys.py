@@ -71,7 +71,7 @@ def _keys(
                 description=_description(field, below if is_section else None),
                 allowed=describe_schema(entry),
                 required=field.is_required(),
-                default=_default(field),
+                default=None if field.default is PydanticUndefined else field.default,
                 takes_only_text=below is None and _kinds(entry) <= {"string", "null"},
                 is_section=is_section,
                 has_keys=below is not None,
@@ -82,12 +82,6 @@ def _keys(
             inner = next(form for form in (entry, *entry.get("anyOf", ())) if "properties" in form)
             found += _keys(below, inner, root, (*path, name))
     return found
-
-
-def _default(field: FieldInfo) -> Any:
-    """What a key has if nobody says it; None if it must be said. A factory is asked as for an empty section."""
-    found = field.get_default(call_default_factory=True, validated_data={})
-    return None if found is PydanticUndefined else found
 
 
 def _resolved(entry: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,9 @@ class _Problems:
         try:
             check()
         except TriServeError as error:
-            self.found.append(error)
+            # Two checks may come upon the same thing.
+            if error.message not in [known.message for known in self.found]:
+                self.found.append(error)
 
     def raise_any(self) -> None:
         """Raise what was found: one error as it is, several as one that lists them."""

@@ -2,70 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import click
 
 from tri_serve.cli.output import display_width
-from tri_serve.plan.result import MemoryPlan, Term
+from tri_serve.plan.memory_parts import Part, Role
 from tri_serve.plan.words import gib
 
-_SHADES = "█▓▒"
-_PLAIN_SHADES = "#%+"
-"""For output that takes ASCII alone."""
-_KV, _PLAIN_KV = "░", "o"
-_REST, _PLAIN_REST = "·", "."
-_COLOURS = ("blue", "magenta", "cyan")
-_KV_COLOUR = "green"
+BLOCKS: Mapping[Role, str] = {"weights": "█", "working": "▓", "driver": "▒", "cache": "░", "rest": "·"}
+ASCII_BLOCKS: Mapping[Role, str] = {"weights": "#", "working": "%", "driver": "+", "cache": "o", "rest": "."}
+"""For output that takes nothing else."""
+_COLOURS: Mapping[Role, str | None] = {
+    "weights": "blue",
+    "working": "magenta",
+    "driver": "yellow",
+    "cache": "green",
+    "rest": None,
+}
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the bar."""
-
-    name: str
-    nbytes: int
-    block: str
-    colour: str | None
-
-
-def parts_of(memory: MemoryPlan, *, unicode: bool = True) -> tuple[Part, ...]:
-    """The parts of the memory: weights, what the engine works with, the driver, the KV cache, what is left over.
-
-    Small things are put together; ``--explain`` tells them apart.
-    """
-    weights, *working, cache = memory.terms
-    driver = [term for term in memory.outside[:-1] if term.nbytes > 0]
-    named = [
-        (weights.name, weights.nbytes),
-        (working[0].name if len(working) == 1 else "buffers and graphs", _sum(working)),
-        ("driver", _sum(driver)),
-    ]
-    shades = _SHADES if unicode else _PLAIN_SHADES
-    parts = [
-        Part(name, nbytes, shade, colour)
-        for (name, nbytes), shade, colour in zip(named, shades, _COLOURS, strict=True)
-        if nbytes > 0
-    ]
-    if cache.nbytes > 0:
-        parts.append(Part(cache.name, cache.nbytes, _KV if unicode else _PLAIN_KV, _KV_COLOUR))
-    rest = memory.total - sum(part.nbytes for part in parts)
-    if rest > 0:
-        parts.append(Part("left over", rest, _REST if unicode else _PLAIN_REST, None))
-    return tuple(parts)
-
-
-def _sum(terms: Sequence[Term]) -> int:
-    return sum(term.nbytes for term in terms)
-
-
-def bar(parts: tuple[Part, ...], width: int) -> str:
+def bar(parts: Sequence[Part], width: int, blocks: Mapping[Role, str] = BLOCKS) -> str:
     """The bar, ``width`` columns wide; nothing that is there vanishes."""
-    text = ""
-    for part, columns in zip(parts, _columns([part.nbytes for part in parts], width), strict=True):
-        text += click.style(part.block * columns, fg=part.colour)
-    return text
+    sizes = _columns([part.nbytes for part in parts], width)
+    return "".join(_block(part, blocks, size) for part, size in zip(parts, sizes, strict=True))
+
+
+def _block(part: Part, blocks: Mapping[Role, str], count: int = 1) -> str:
+    return click.style(blocks[part.role] * count, fg=_COLOURS[part.role])
 
 
 def _columns(sizes: list[int], width: int) -> list[int]:
@@ -81,7 +45,7 @@ def _columns(sizes: list[int], width: int) -> list[int]:
     return columns
 
 
-def legend(parts: tuple[Part, ...], width: int) -> list[str]:
+def legend(parts: Sequence[Part], width: int, blocks: Mapping[Role, str] = BLOCKS) -> list[str]:
     """What each block stands for, in lines of at most ``width`` columns."""
     lines = [""]
     used = 0
@@ -92,6 +56,6 @@ def legend(parts: tuple[Part, ...], width: int) -> list[str]:
         if used + gap + size > width:
             lines.append("")
             used = gap = 0
-        lines[-1] += " " * gap + click.style(part.block, fg=part.colour) + f" {words}"
+        lines[-1] += f"{' ' * gap}{_block(part, blocks)} {words}"
         used += gap + size
     return lines

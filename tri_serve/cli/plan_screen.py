@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import click
 
 from tri_serve.cli.columns import Column, columns
-from tri_serve.cli.memory_bar import bar, legend, parts_of
+from tri_serve.cli.memory_bar import ASCII_BLOCKS, BLOCKS, bar, legend
+from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import Change, DecodePoint, DemandPlan, Finding, MemoryPlan, Plan, SpeedPlan
 from tri_serve.plan.words import (
     device_words,
@@ -92,9 +93,9 @@ def _memory(plan: Plan, memory: MemoryPlan, width: int, unicode: bool) -> list[s
     share = f"{gib(memory.total)}{each}, of which the engine takes {gib(memory.requested)}"
     if memory.kv_bytes < 0:
         share = f"{gib(memory.total)}{each}; {gib(-memory.kv_bytes)} are missing before any KV cache"
-    parts = parts_of(memory, unicode=unicode)
+    parts, blocks = memory_parts(memory), BLOCKS if unicode else ASCII_BLOCKS
     lines = _labelled("memory", share, width)
-    lines += [" " * _LABEL + line for line in (bar(parts, room), *legend(parts, room))]
+    lines += [" " * _LABEL + line for line in (bar(parts, room, blocks), *legend(parts, room, blocks))]
     if memory.kv_bytes >= 0:
         cache = (
             f"KV cache of {memory.kv_tokens:,} tokens in {memory.kv_dtype}: "

@@ -21,11 +21,11 @@ from tri_serve.plan.words import (
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c2024; --soft: #60646c; --line: #d9dce1; --ground: #ffffff;
-  --card: #f6f7f9; --weights: #3e63dd; --activations: #ab4aba; --graphs: #0797b9; --other: #b98900;
+  --card: #f6f7f9; --weights: #3e63dd; --working: #ab4aba; --driver: #b98900;
   --cache: #2b9a66; --rest: #dfe2e7; --bad: #ce2c31; --good: #218358; --warn: #9a6700; }
 @media (prefers-color-scheme: dark) { :root { --text: #edeef0; --soft: #b0b4ba; --line: #43484e;
-  --ground: #111113; --card: #1b1d20; --weights: #7d9bff; --activations: #d08add; --graphs: #4ccce6;
-  --other: #e2b93b; --cache: #3dd68c; --rest: #33373c; --bad: #ff9592; --good: #3dd68c; --warn: #f5c451; } }
+  --ground: #111113; --card: #1b1d20; --weights: #7d9bff; --working: #d08add;
+  --driver: #e2b93b; --cache: #3dd68c; --rest: #33373c; --bad: #ff9592; --good: #3dd68c; --warn: #f5c451; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 56rem; color: var(--text);
   background: var(--ground); font: 16px/1.5 system-ui, sans-serif; }
@@ -33,7 +33,7 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 .5rem; }
 p { margin: .4rem 0; } .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
-figure { margin: 0; } svg { width: 100%; height: auto; display: block; }
+figure { margin: 0; overflow-x: auto; } svg { width: 100%; min-width: 34rem; height: auto; display: block; }
 svg text { fill: var(--text); font: 13px system-ui, sans-serif; } svg .soft { fill: var(--soft); font-size: 12px; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line);
@@ -144,9 +144,10 @@ def _speed(speed: SpeedPlan) -> str:
             span(rate_of_each(point)),
             span(point.rate),
             seconds(point.tpot),
-            f"{point.bound}{'' if point.fits else '; more than fit at once'}",
+            point.bound,
         ]
         for point in speed.decode
+        if point.fits
     ]
     firsts = [[f"{point.tokens:,}", seconds(point.ttft), span(point.rate)] for point in speed.prefill]
     heads = ["users", "tokens each", "tokens/s for each", "all together", "between tokens", "waits for"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from html import escape
 from typing import TypeAlias
 
+from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import DecodePoint, MemoryPlan, SpeedPlan
 from tri_serve.plan.words import gib, number, rate_of_each
 
@@ -14,28 +15,21 @@ _Across: TypeAlias = Callable[[int], float]
 _Up: TypeAlias = Callable[[float], float]
 
 _WIDTH = 860
-_COLOURS = ("--weights", "--activations", "--graphs", "--other")
-_REST = "left over"
 _ROW = 20
 _SIGN = 12
 
 
 def memory_picture(memory: MemoryPlan) -> str:
     """One GPU's memory as a bar, true to scale, with a line where the engine's own share ends."""
-    parts = [(term.name, term.nbytes) for term in memory.terms if term.nbytes > 0]
-    parts += [(term.name, term.nbytes) for term in memory.outside[:-1] if term.nbytes > 0]
-    rest = memory.total - sum(nbytes for _, nbytes in parts)
-    if rest > 0:
-        parts.append((_REST, rest))
-    total = sum(nbytes for _, nbytes in parts)
+    parts = memory_parts(memory)
+    total = sum(part.nbytes for part in parts)
     shapes: list[str] = []
     begin = 0.0
-    for index, (name, nbytes) in enumerate(parts):
-        width = nbytes * _WIDTH / total
-        words, colour = f"{name}: {gib(nbytes)}", _colour(memory, index, name)
+    for part in parts:
+        width = part.nbytes * _WIDTH / total
         shapes.append(
-            f'<rect x="{begin:.1f}" y="22" width="{width:.1f}" height="44" fill="var({colour})">'
-            f"<title>{escape(words)}</title></rect>"
+            f'<rect x="{begin:.1f}" y="22" width="{width:.1f}" height="44" fill="var(--{part.role})">'
+            f"<title>{escape(part.name)}: {gib(part.nbytes)}</title></rect>"
         )
         begin += width
     limit = min(memory.requested / total, 1.0) * _WIDTH
@@ -46,25 +40,16 @@ def memory_picture(memory: MemoryPlan) -> str:
         f"the engine may take {gib(memory.requested)}</text>"
     )
     columns = 3
-    for index, (name, nbytes) in enumerate(parts):
+    for index, part in enumerate(parts):
         left = (index % columns) * (_WIDTH / columns)
         top = 88 + (index // columns) * _ROW
         shapes.append(
-            f'<rect x="{left:.1f}" y="{top}" width="{_SIGN}" height="{_SIGN}" '
-            f'fill="var({_colour(memory, index, name)})"/>'
-            f'<text x="{left + _SIGN + 6:.1f}" y="{top + 11}">{escape(name)} {gib(nbytes)}</text>'
+            f'<rect x="{left:.1f}" y="{top}" width="{_SIGN}" height="{_SIGN}" fill="var(--{part.role})"/>'
+            f'<text x="{left + _SIGN + 6:.1f}" y="{top + 11}">{escape(part.name)} {gib(part.nbytes)}</text>'
         )
     height = 88 + math.ceil(len(parts) / columns) * _ROW
-    words = "; ".join(f"{name} {gib(nbytes)}" for name, nbytes in parts)
+    words = "; ".join(f"{part.name} {gib(part.nbytes)}" for part in parts)
     return _svg(height, f"Memory: {words}", shapes)
-
-
-def _colour(memory: MemoryPlan, index: int, name: str) -> str:
-    if name == _REST:
-        return "--rest"
-    if name == memory.terms[-1].name:
-        return "--cache"
-    return _COLOURS[min(index, len(_COLOURS) - 1)]
 
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _TALL = 56, 150, 16, 46, 300
@@ -95,7 +80,7 @@ def speed_picture(speed: SpeedPlan) -> str:
     shapes = _grid(low, high, sorted({point.batch for point in every}), across, up)
     last_label = 0.0
     for index, (context, found) in enumerate(points.items()):
-        colour = f"var({('--weights', '--cache', '--activations', '--other')[index % 4]})"
+        colour = f"var({('--weights', '--cache', '--working', '--driver')[index % 4]})"
         shapes.append(_band(found, colour, across, up))
         label = max(up(rate_of_each(found[-1]).likely) + 4, last_label + 16 if index else 0.0)
         last_label = label

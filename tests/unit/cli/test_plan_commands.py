@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 from tri_serve.cli.main import run
-from tri_serve.cli.memory_bar import bar, parts_of
+from tri_serve.cli.memory_bar import ASCII_BLOCKS, BLOCKS, bar
 from tri_serve.cli.output import display_width
 from tri_serve.launch import gpus
 from tri_serve.launch.gpus import GpuReading
+from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import MemoryPlan, Plan
 
 Capture = pytest.CaptureFixture[str]
@@ -336,11 +338,20 @@ def test_a_plan_loads_nothing_heavy_and_asks_no_network() -> None:
 def test_a_bar_is_as_wide_as_it_should_be_and_shows_the_smallest_part(capsys: Capture) -> None:
     plan = planned(capsys, "tri-21b-awq", "--gpu", "h200")
     assert plan.memory is not None
-    for unicode in (True, False):
-        parts = parts_of(plan.memory, unicode=unicode)
+    parts = memory_parts(plan.memory)
+    for blocks in (BLOCKS, ASCII_BLOCKS):
         for width in (20, 61, 110):
-            text = bar(parts, width)
-            drawn = "".join(c for c in text if c in {part.block for part in parts})
+            drawn = click.unstyle(bar(parts, width, blocks))
             assert len(drawn) == width
-            assert {part.block for part in parts} == set(drawn)
-            assert unicode or drawn.isascii()
+            assert set(drawn) == {blocks[part.role] for part in parts}
+    assert "".join(ASCII_BLOCKS.values()).isascii()
+
+
+def test_parts_of_the_memory_add_up_to_it(capsys: Capture) -> None:
+    memory = planned(capsys, "tri-21b-awq", "--gpu", "l4").memory
+    assert memory is not None
+    assert sum(part.nbytes for part in memory_parts(memory)) == memory.total
+    one = ["--set", "engine.tensor_parallel_size=1"]
+    too_large = planned(capsys, "tri-21b-bf16", "--gpu", "l4", *one, code=12).memory
+    assert too_large is not None
+    assert {part.role for part in memory_parts(too_large)} == {"weights", "working", "driver"}

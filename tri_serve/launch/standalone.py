@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import PurePosixPath
 
 from tri_serve.errors import LaunchError
@@ -94,6 +95,11 @@ def _remarks(spec: Spec, engines: int) -> Iterator[str]:
             "SGLang takes its clients' key only as an argument, which every user of the machine can read: this "
             "command sets none, so keep its port to yourself."
         )
+    elif not _is_loopback(spec.gateway.host) and "VLLM_API_KEY" not in spec.engine.env:
+        yield (
+            f"It listens on {spec.gateway.host}, and whoever reaches that may use it unless VLLM_API_KEY is among "
+            "its secrets."
+        )
     if spec.model.quantization == "bitsandbytes":
         from tri_serve.launch.plugins import plugin_for
 
@@ -107,6 +113,10 @@ def _remarks(spec: Spec, engines: int) -> Iterator[str]:
         )
     elif spec.fleet.most_replicas > 1:
         yield f"fleet.replicas is {spec.fleet.most_replicas}, and this is one engine; `tri-serve up` runs a fleet."
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (host != NODE and ip_address(host).is_loopback)
 
 
 def _check_extra_args(extra_args: tuple[str, ...], gate: VersionGate) -> None:

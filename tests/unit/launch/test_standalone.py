@@ -247,6 +247,10 @@ def test_an_engine_can_be_told_where_to_listen() -> None:
         (("fleet.replicas=2",), 1, ["this is one engine"]),
         (("fleet.replicas=2",), 2, ["2 engines, each on a port of its own"]),
         (("model.quantization=bitsandbytes",), 1, ["vllm-bnb-plugin"]),
+        (("gateway.host=0.0.0.0",), 1, ["listens on 0.0.0.0, and whoever reaches that may use it"]),
+        (("gateway.host=0.0.0.0", "engine.env.VLLM_API_KEY=x"), 1, []),
+        (("gateway.host=127.0.0.2",), 1, []),
+        (("gateway.host=localhost",), 1, []),
         ((), 1, []),
     ],
 )

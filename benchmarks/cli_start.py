@@ -1,4 +1,4 @@
-"""``python -m benchmarks.cli_start``: how long ``tri-serve --help`` takes, beside a Python that does nothing."""
+"""``python -m benchmarks.cli_start``: how long short commands take, beside a Python that does nothing."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from .gateway.machine import facts
 @click.option("--runs", default=21, show_default=True, type=click.IntRange(3), help="Of each, in turn.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where the raw figures go.")
 def main(runs: int, output: Path | None) -> None:
-    """Median wall time of `tri-serve --help` in new processes."""
+    """Median wall time of short commands in new processes."""
+    program = str(Path(sys.executable).with_name("tri-serve"))
+    source = "--set=model.source=/path/to/checkpoint"
     commands = {
-        "tri-serve --help": [str(Path(sys.executable).with_name("tri-serve")), "--help"],
+        "tri-serve --help": [program, "--help"],
+        "tri-serve plan show": [program, "plan", "show", "tri-21b-awq", "--gpu=l4"],
+        "tri-serve render shell": [program, "render", "shell", "tri-21b-awq", "--gpu=l4", source],
         "python -c pass": [sys.executable, "-c", "pass"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(runs + 1):
         for name, argv in commands.items():
             begun = time.perf_counter()
-            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             seconds[name].append(time.perf_counter() - begun)
     # The first of each may compile bytecode and fill the page cache.
     milliseconds = {name: [value * 1e3 for value in values[1:]] for name, values in seconds.items()}

@@ -66,9 +66,9 @@ def shell(selection: SpecSelection, output: Path | None, force: bool) -> None:
 @render.command()
 @_render_options
 def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
-    """The engine's variables, one NAME=value a line, without secrets.
+    """The engine's variables, without secrets.
 
-    For docker run --env-file and systemd's EnvironmentFile= alike; a value that the two would read differently is
+    One NAME=value a line, for docker run --env-file and systemd's EnvironmentFile= alike; a value that the two would read differently is
     refused.
     """
     from tri_serve.launch.standalone import standalone_launch
@@ -83,9 +83,9 @@ def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
 @render.command()
 @_render_options
 def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
-    """A Docker Compose file: one service an engine, in the engine's own image.
+    """A Docker Compose file with the engines.
 
-    Ports are published at gateway.host, which is this machine alone unless you say otherwise. engine.image names
+    Each is a service in the engine's own image. Ports are published at gateway.host, which is this machine alone unless you say otherwise. engine.image names
     another image.
     """
     from tri_serve.launch.standalone import container_launch, remarks
@@ -102,9 +102,9 @@ def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
 @render.command()
 @_render_options
 def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
-    """A systemd unit that runs one engine as a user of its own.
+    """A systemd unit that runs one engine.
 
-    engine.command or engine.python say where the engine is; without them it is looked for in systemd's PATH.
+    It runs as a user of its own. engine.command or engine.python say where the engine is; without them it is looked for in systemd's PATH.
     """
     from tri_serve.launch.standalone import remarks, standalone_launch
     from tri_serve.render.systemd import systemd_unit, unit_name
@@ -121,7 +121,10 @@ def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
 @render.command()
 @_render_options
 def quickstart(selection: SpecSelection, output: Path | None, force: bool) -> None:
-    """A Python script that asks the model one question through transformers, without a server."""
+    """A Python script that asks one question.
+
+    It loads the model through transformers, without a server.
+    """
     from tri_serve.launch.quickstart import quickstart as script
 
     loaded = selection.load()

@@ -68,8 +68,8 @@ def shell(selection: SpecSelection, output: Path | None, force: bool) -> None:
 def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """The engine's variables, without secrets.
 
-    One NAME=value a line, for docker run --env-file and systemd's EnvironmentFile= alike; a value that the two would read differently is
-    refused.
+    One NAME=value a line, for docker run --env-file and systemd's EnvironmentFile= alike; a value that the two would
+    read differently is refused.
     """
     from tri_serve.launch.standalone import standalone_launch
     from tri_serve.render.env import env_file
@@ -85,8 +85,8 @@ def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
 def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """A Docker Compose file with the engines.
 
-    Each is a service in the engine's own image. Ports are published at gateway.host, which is this machine alone unless you say otherwise. engine.image names
-    another image.
+    Each is a service in the engine's own image, or in engine.image. Ports are published at gateway.host, which is
+    this machine alone unless you say otherwise.
     """
     from tri_serve.launch.standalone import container_launch, remarks
     from tri_serve.render.compose import compose_file
@@ -104,7 +104,8 @@ def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
 def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """A systemd unit that runs one engine.
 
-    It runs as a user of its own. engine.command or engine.python say where the engine is; without them it is looked for in systemd's PATH.
+    It runs as a user of its own. engine.command or engine.python say where the engine is; without them it is looked
+    for in systemd's PATH.
     """
     from tri_serve.launch.standalone import remarks, standalone_launch
     from tri_serve.render.systemd import systemd_unit, unit_name

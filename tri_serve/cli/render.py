@@ -68,8 +68,8 @@ def shell(selection: SpecSelection, output: Path | None, force: bool) -> None:
 def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """The engine's variables, without secrets.
 
-    One NAME=value a line, for docker run --env-file and systemd's EnvironmentFile= alike; a value that the two would
-    read differently is refused.
+    One NAME=value a line, for docker run --env-file and systemd's EnvironmentFile= alike; a value that the two
+    would read differently is refused.
     """
     from tri_serve.launch.standalone import standalone_launch
     from tri_serve.render.env import env_file

@@ -115,7 +115,7 @@ def question_options(command: Command) -> Command:
 def show(
     selection: SpecSelection, gpu: str, asked: Asked, explain: bool, html: Path | None, output: str
 ) -> int:
-    """Show on one screen what fits, how fast, and which command starts it.
+    """Show what fits, how fast, and which command starts it.
 
     The exit code is 12 for what cannot work.
     """

@@ -106,7 +106,8 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
         plan=plan,
         title=f"{loaded.preset or spec.model.served_name} on {plan.device.title}",
         notes=(*chosen.notes, *notes),
-        start=None if plan.refused else _start(selection, gpu, chosen),
+        # What `up` starts and watches over itself is vLLM.
+        start=None if plan.refused or spec.engine.kind != "vllm" else _start(selection, gpu, chosen),
     )
 
 

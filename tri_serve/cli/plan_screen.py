@@ -130,8 +130,9 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
         lines += _labelled("", f"first token of a user alone after {firsts}", width)
     if speed.largest_batch_for_slo is not None:
         kept = speed.largest_batch_for_slo
+        length = speed.decode[0].context
         words = f"likely kept up to {kept:,} users at once" if kept else "not kept even for one user"
-        lines += _labelled("", f"the TPOT asked for is {words}", width)
+        lines += _labelled("", f"the TPOT asked for is {words}, with {length:,} tokens each", width)
     return lines
 
 

@@ -29,6 +29,8 @@ Values = Mapping[str, str]
 def compared(selection: SpecSelection, gpus: str, asked: Asked) -> list[Answer]:
     """A plan for each GPU of ``l4,l40s,h100``, or of the whole catalogue for ``all``. Raises UsageError."""
     names = [name for name in load_catalogue() if name != CPU] if gpus == "all" else _words(gpus)
+    if not names:
+        raise UsageError("no GPU is named to compare; name some as l4,l40s,h100, or all")
     return [answer(selection, name, asked) for name in names]
 
 

@@ -167,7 +167,10 @@ def _speed(speed: SpeedPlan) -> str:
     if speed.largest_batch_for_slo is not None:
         kept = speed.largest_batch_for_slo
         words = f"is likely kept up to {kept:,} users at once" if kept else "is not kept even for one user"
-        parts.append(f"<p>The time between tokens that was asked for {words}.</p>")
+        length = speed.decode[0].context
+        parts.append(
+            f"<p>The time between tokens that was asked for {words}, with {length:,} tokens each.</p>"
+        )
     return "\n".join(parts)
 
 

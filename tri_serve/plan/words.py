@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 from tri_serve.plan.result import DecodePoint, DemandPlan, MemoryPlan, Plan, Range, SpeedPlan
 
@@ -96,4 +97,5 @@ def engines_words(demand: DemandPlan) -> str:
 
 def options_of(keys: dict[str, str], gpu: str | None = None) -> str:
     """The options that ask for these values: ``--gpu l40s --set engine.tensor_parallel_size=2``."""
-    return " ".join([*([f"--gpu {gpu}"] if gpu else []), *(f"--set {k}={v}" for k, v in keys.items())])
+    sets = (f"--set {shlex.quote(f'{key}={value}')}" for key, value in keys.items())
+    return " ".join([*([f"--gpu {gpu}"] if gpu else []), *sets])

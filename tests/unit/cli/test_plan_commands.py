@@ -218,6 +218,24 @@ def test_compare_shows_gpus_side_by_side_and_why_one_does_not_do(capsys: Capture
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_comparison_of_nothing_is_refused(capsys: Capture) -> None:
+    assert run(["plan", "compare", ",", "tri-21b-awq"]) == 2
+    assert "no GPU is named" in capsys.readouterr().err
+
+
+def test_sglang_is_not_said_to_be_started_by_up(capsys: Capture) -> None:
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--set", "engine.kind=sglang"]) == 0
+    text = capsys.readouterr().out
+    assert "sglang.launch_server" in text
+    assert "tri-serve up" not in text
+
+
+def test_values_that_work_can_be_copied_into_a_shell(capsys: Capture) -> None:
+    arguments = ["tri-21b-awq", "--gpu", "l4", "--set", "engine.extra_args=[--swap-space=4]"]
+    assert run(["plan", "show", *arguments]) == 12
+    assert "works: --set 'engine.extra_args=[]'" in capsys.readouterr().out
+
+
 def test_sweep_shows_every_combination(capsys: Capture) -> None:
     arguments = ["plan", "sweep", "tri-21b-awq", "--gpu", "l4"]
     vary = ["--vary", "max_model_len=2048,8192", "--vary", "kv_cache_dtype=auto,fp8"]

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tri_serve.checkpoint.tiny import TINY_FORMATS, tiny_checkpoint
 from tri_serve.errors import CheckpointError
 from tri_serve.spec.engine import ModelSpec
 
@@ -36,6 +35,8 @@ def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = o
         return directory.resolve()
     if is_hub_name(source):
         return _in_hub_cache(source, model.revision, hub_cache(environ))
+    from tri_serve.checkpoint.tiny import TINY_FORMATS
+
     found = "it is not a directory" if directory.exists() else "there is no such directory"
     raise CheckpointError(
         f"checkpoint {source}: {found}; a directory, a hub name (owner/name) or "
@@ -83,6 +84,9 @@ def is_pulled(model: ModelSpec, cache: Path, environ: Mapping[str, str] = os.env
 
 
 def _tiny(name: str, cache: Path) -> Path:
+    # What makes it takes longer to import than the rest of a short command's checkpoint work.
+    from tri_serve.checkpoint.tiny import TINY_FORMATS, tiny_checkpoint
+
     for fmt in TINY_FORMATS:
         if fmt == name:
             return tiny_checkpoint(fmt, cache)

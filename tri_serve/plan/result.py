@@ -73,7 +73,9 @@ class MemoryPlan(PlanModel):
     @property
     def startable(self) -> int:
         """Bytes that are free for ``requested`` when the engine looks: with less it does not start."""
-        return self.free - sum(term.nbytes for term in self.outside if term.name in ("driver", "CUDA context"))
+        return self.free - sum(
+            term.nbytes for term in self.outside if term.name in ("driver", "CUDA context")
+        )
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -14,8 +14,8 @@ from tri_serve.errors import FleetError, GatewayStartError, TriServeError
 from tri_serve.fleet.background import go_on
 from tri_serve.fleet.control import as_exception
 from tri_serve.fleet.gateway_process import with_status
-from tri_serve.fleet.ray.client import BridgeLostError
 from tri_serve.fleet.ray.messages import GatewayNews, GatewayOrder, digest, roster_digest
+from tri_serve.fleet.ray.remote_part import AGAIN_SECONDS, NEWS_SECONDS, RemotePart
 from tri_serve.fleet.shared_listener import SharedListener
 from tri_serve.fleet.state import ErrorState, GatewayState
 from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
@@ -25,15 +25,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NEWS_SECONDS = 3.0
-_AGAIN_SECONDS = 0.5
 _STATUS_SECONDS = 3.0
 _TELL_SECONDS = 5.0
 _BEYOND_DRAIN = 60.0
 """Seconds past its drain time for a gateway process that does not end, and for one that was just starting."""
 
 
-class RemoteGateway:
+class RemoteGateway(RemotePart):
     """Keeps an agent on its order and roster, and mirrors what it says. Holds a local listener."""
 
     def __init__(
@@ -48,12 +46,9 @@ class RemoteGateway:
         on_change: Callable[[], None],
         node: str | None = None,
     ) -> None:
-        self.name = name
+        super().__init__(runtime, name, node, on_change)
         self.error: TriServeError | None = None
         self._order = GatewayOrder(config=config, host=host, port=port)
-        self._runtime = runtime
-        self._on_change = on_change
-        self.node = node
         self.kind: Literal["gateway"] = "gateway"
         self._shared = SharedListener(runtime.listener_socket, listener) if listener is not None else None
         self._roster: tuple[ReplicaAddress, ...] = ()
@@ -182,36 +177,20 @@ class RemoteGateway:
         await self._runtime.end(self.name, self._patience)
         self._state = self._state.model_copy(update={"phase": "stopped"})
 
-    async def _live(self) -> None:
+    async def _deploy_and_follow(self) -> None:
+        await self._runtime.deploy("gateway", self.name, self._order.model_dump_json(), node=self.node)
+        await self._runtime.deployed("gateway", self.name, self.node, self._waits)
+        seen = -1
         while True:
-            await self._runtime.wait_up()
-            try:
-                await self._runtime.deploy(
-                    "gateway", self.name, self._order.model_dump_json(), node=self.node
-                )
-                await self._runtime.deployed("gateway", self.name, self.node, self._waits)
-                seen = -1
-                while True:
-                    news = GatewayNews.model_validate(
-                        await self._runtime.call(self.name, "changes", seen, _NEWS_SECONDS)
-                    )
-                    seen = news.version
-                    await self._take(news)
-            except BridgeLostError as error:
-                log.info("%s: %s", self.name, error)  # the agent goes on; if Ray died, ``ray_died`` says so
-                await asyncio.sleep(_AGAIN_SECONDS)
-            except FleetError as error:
-                self._lost(error)
-                await asyncio.sleep(_AGAIN_SECONDS)
+            news = GatewayNews.model_validate(
+                await self._runtime.call(self.name, "changes", seen, NEWS_SECONDS)
+            )
+            seen = news.version
+            await self._take(news)
 
-    def _waits(self, reason: str) -> None:
-        """It cannot be placed now; Ray goes on trying."""
-        if self._state.error != reason:
-            self._lost(FleetError(reason))
-
-    def ray_died(self, error: FleetError) -> None:
-        """Ray is gone, and the agent with it."""
-        self._lost(error)
+    @property
+    def _error_shown(self) -> str | None:
+        return self._state.error
 
     def _lost(self, error: FleetError) -> None:
         self.error = GatewayStartError(f"{self.name}: {error}", hint=error.hint)
@@ -241,7 +220,7 @@ class RemoteGateway:
                 await self._runtime.call(self.name, "set_roster", body, _TELL_SECONDS)
             except FleetError as error:
                 log.debug("%s: the roster could not be told: %s", self.name, error)
-                await asyncio.sleep(_AGAIN_SECONDS)
+                await asyncio.sleep(AGAIN_SECONDS)
                 self._tell.set()
                 continue
             if roster == self._roster:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ OLDEST_VERSION = (0, 18)
 KEEP_ALIVE_SECONDS = 120
 """How long an engine keeps an idle connection open. vLLM's 5 s would close connections under the gateway's
 hands: its pool gives them up after at most 60 s."""
+
+
+_INSIDE = Path(__file__).parent / "inside"
+_KEY_MIDDLEWARE = "tri_serve_engine_key.WantKey"
+"""In that folder, which the engine's Python is to look through."""
 
 
 def vllm_launch(
@@ -42,7 +48,8 @@ def vllm_launch(
     which is left to the gateway and the API servers: OpenMP's threads wait for each other spinning, and one
     that has to share its core holds up all (seen: 25 instead of 470 tokens/s). ``replicas_here``: how many
     share this machine; None: as many as the fleet may come to have. ``gpus``: the GPUs of this replica, as
-    CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is. ``api_key`` goes into ``secret_env``.
+    CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is. ``api_key`` goes into ``secret_env``, and
+    with one every route that does work wants it; vLLM by itself leaves some open.
     Raises LaunchError for what vLLM would not take.
     """
     model, engine = spec.model, spec.engine
@@ -65,6 +72,8 @@ def vllm_launch(
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
     ]
+    if api_key is not None:
+        argv.append(f"--middleware={_KEY_MIDDLEWARE}")
     if model.max_model_len is not None:
         argv.append(f"--max-model-len={model.max_model_len}")
     if model.quantization not in {"auto", "none"}:
@@ -90,6 +99,9 @@ def vllm_launch(
         argv.append(f"--gpu-memory-utilization={engine.gpu_memory_utilization:g}")
     # The spec's own variables win, but for this one: it names the GPUs of the fleet, not those of one replica.
     assigned = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    if api_key is not None:
+        places = (str(_INSIDE), *filter(None, [engine.env.get("PYTHONPATH")]))
+        assigned["PYTHONPATH"] = os.pathsep.join(places)
     return LaunchConfig(
         argv=(*argv, *engine.extra_args),
         env=env | engine.env | assigned,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_a_cpu_engine_gets_the_command_the_checkpoint_and_every_standing_flag() 
         "--shutdown-timeout=30",
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
+        "--middleware=tri_serve_engine_key.WantKey",
         "--enforce-eager",
     )
 
@@ -173,3 +175,9 @@ def test_a_fraction_of_a_second_does_not_become_an_abort() -> None:
 def test_a_version_without_graceful_shutdown_is_refused() -> None:
     with pytest.raises(LaunchError, match=r"0\.17\.1 is too old"):
         launch(version="0.17.1")
+
+
+def test_the_path_to_what_wants_the_key_keeps_the_users_own() -> None:
+    path = launch(env={"PYTHONPATH": "/mine"}).env["PYTHONPATH"].split(os.pathsep)
+    assert path[1:] == ["/mine"]
+    assert (Path(path[0]) / "tri_serve_engine_key.py").is_file()

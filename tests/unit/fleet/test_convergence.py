@@ -19,6 +19,9 @@ from tri_serve.fleet.state import FleetPhase, GatewayState, RayState, ReplicaPha
 from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
 from tri_serve.spec.models import Spec
 
+RAYS: dict[str, dict[str, str]] = {"local": {}, "ray": {"address": "10.0.0.1:6379"}}
+"""``fleet.ray`` by target."""
+
 
 class PretendReplica:
     """Its engine is ready as soon as it is begun or renewed, unless the replica is to hold still."""
@@ -168,6 +171,7 @@ def play(
     replicas: int,
     scenario: Callable[[Fleet, PretendRuntime], Awaitable[None]],
     drain: float = 30,
+    target: str = "local",
 ) -> list[str]:
     """A running fleet on which the scenario is played; what it was told of progress."""
     said: list[str] = []
@@ -176,7 +180,7 @@ def play(
         spec = Spec.model_validate(
             {
                 "model": {"source": "tri-tiny-gptq", "served_name": "tri"},
-                "fleet": {"replicas": replicas},
+                "fleet": {"replicas": replicas, "target": target, "ray": RAYS[target]},
                 "gateway": {"port": free_port(), "timeouts": {"drain": drain}},
             }
         )
@@ -306,3 +310,26 @@ def test_a_part_that_fails_to_stop_keeps_nothing_else_from_its_end(
         assert runtime.stopped
 
     play(tmp_path, 2, scenario)
+
+
+def test_what_runs_elsewhere_is_killed_while_there_is_still_somebody_to_say_it_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        done: list[str] = []
+        runtime.gateway.may_stop.clear()  # it drains
+
+        async def kill() -> None:
+            done.append("kill")
+            runtime.gateway.may_stop.set()
+
+        async def sweep(_token: str, *, grace: float) -> tuple[int, ...]:
+            done.append(f"sweep, left: {runtime.stopped}")
+            return ()
+
+        monkeypatch.setattr(runtime, "kill", kill)
+        monkeypatch.setattr("tri_serve.fleet.fleet.sweep", sweep)
+        await fleet.stop(0.05, lambda _: None)
+        assert done == ["kill", "sweep, left: True"]
+
+    play(tmp_path, 2, scenario, target="ray")

@@ -32,7 +32,6 @@ from tri_serve.fleet.ray.removal import (
     clear_applications,
     delete_applications,
     is_placed,
-    kill_agents,
     leave_serve,
 )
 
@@ -52,7 +51,6 @@ _COMMANDS = (
     "clear",
     "delete",
     "deploy",
-    "kill",
     "leave",
     "nodes",
     "placed",
@@ -121,10 +119,6 @@ class Bridge:
             progress,
             parts=request.get("parts"),
         )
-
-    async def kill(self, request: Mapping[str, Any], _progress: Progress) -> Any:
-        """See ``kill_agents``."""
-        return await asyncio.to_thread(kill_agents, request["prefix"])
 
     async def leave(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
         """See ``leave_serve``."""

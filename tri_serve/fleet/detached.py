@@ -123,8 +123,11 @@ def follow_start(paths: ReleasePaths, supervisor: Supervisor) -> Iterator[FleetS
         time.sleep(_POLL)
 
 
-def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
-    """End a supervisor that is still starting, and everything it started; takes at most some seconds."""
+def abandon(paths: ReleasePaths, supervisor: Supervisor) -> FleetError | None:
+    """End a supervisor that is still starting, and everything it started; takes at most some seconds.
+
+    Returns why something that it started on a cluster may still run there, if so.
+    """
     if supervisor.poll() is None:
         try:
             ask(paths.control_socket, "stop", {"timeout": 5.0})
@@ -135,13 +138,29 @@ def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
         except subprocess.TimeoutExpired:
             supervisor.kill()
             supervisor.wait()
+    _tidy_up_after(paths)
+    try:
+        clear_cluster(paths, 5.0, lambda _line: None)
+    except FleetError as error:
+        return error
+    return None
+
+
+def leave_cluster_alone(paths: ReleasePaths, supervisor: Supervisor) -> None:
+    """End a supervisor that could not take over what an earlier one runs on a cluster: that goes on."""
+    supervisor.kill()  # told to stop, it would stop that, too
+    supervisor.wait()
+    _tidy_up_after(paths)
+
+
+def _tidy_up_after(paths: ReleasePaths) -> None:
+    """Remove what a supervisor that has just ended left on this machine."""
     state = read_state(paths.state)
     if state is not None:
         asyncio.run(sweep(state.supervisor.token, grace=0.0))
         paths.state.unlink(missing_ok=True)
     paths.discard_sockets()
     head.discard(paths)
-    clear_cluster(paths, 5.0, lambda _line: None)
 
 
 def apply(paths: ReleasePaths, desired: Desired, *, preview: bool, progress: Progress) -> AppliedChanges:

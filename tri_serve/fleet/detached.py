@@ -163,6 +163,11 @@ def _tidy_up_after(paths: ReleasePaths) -> None:
     head.discard(paths)
 
 
+def applied(paths: ReleasePaths) -> Desired:
+    """What the supervisor was last asked to run, and runs; client keys as those of its own `up`."""
+    return Desired.model_validate_json(ask(paths.control_socket, "applied"))
+
+
 def apply(paths: ReleasePaths, desired: Desired, *, preview: bool, progress: Progress) -> AppliedChanges:
     """Ask the supervisor to get to ``desired``, or (``preview``) only what that would do."""
     answer = ask(

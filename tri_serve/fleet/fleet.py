@@ -223,6 +223,11 @@ class Fleet:
         )
 
     @property
+    def applied(self) -> Desired:
+        """What the fleet was last asked for, and is."""
+        return Desired(spec=self.spec, environment_hashes=self.environment_hashes)
+
+    @property
     def given_up(self) -> bool:
         """Whether Ray died too often: nothing of the fleet comes back before it is started anew."""
         ray = self._runtime.state()

@@ -13,8 +13,8 @@ from tri_serve.cli.fleet_check import Times
 from tri_serve.errors import FleetError
 from tri_serve.fleet import detached
 from tri_serve.fleet.desired import Desired
-from tri_serve.fleet.release import ReleasePaths
-from tri_serve.fleet.state import FleetState, RayState
+from tri_serve.fleet.release import ReleasePaths, release_paths
+from tri_serve.fleet.state import FleetState, RayState, SupervisorState
 from tri_serve.spec.load import load_spec
 
 Make = Callable[..., Any]
@@ -43,6 +43,20 @@ def test_a_fleet_whose_ray_was_given_up_starts_as_a_whole(
     loaded = load_spec("tri-tiny-bf16", [], {})
     fleet_up.up(loaded, "tri", foreground=False, timeout=None, question=None)
     assert done == expected
+
+
+def test_a_supervisor_of_another_machine_is_not_taken_for_dead(
+    fleet: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    paths = release_paths("tri")
+    paths.create()
+    supervisor = SupervisorState(pid=1, ticks=1, boot="b", token="t", started=1.0, host="node-b")
+    paths.state.write_text(fleet(supervisor=supervisor).model_dump_json())
+    loaded = load_spec("tri-tiny-bf16", [], {})
+    with pytest.raises(FleetError, match="its supervisor runs on node-b"):
+        fleet_up.up(loaded, "tri", foreground=False, timeout=None, question=None)
+    assert paths.state.exists()
 
 
 @pytest.mark.parametrize(("serves", "expected"), [(True, "left alone"), (False, "abandoned")])

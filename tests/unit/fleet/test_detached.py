@@ -11,8 +11,10 @@ import pytest
 
 from tri_serve.errors import FleetError
 from tri_serve.fleet import detached
-from tri_serve.fleet.cluster_record import keep_record
+from tri_serve.fleet.cluster_record import forget_record, keep_record
+from tri_serve.fleet.detached import Stopped
 from tri_serve.fleet.release import ReleasePaths
+from tri_serve.fleet.state import FleetPhase, FleetState, SupervisorState
 
 ADDRESS = "10.0.0.1:6379"
 
@@ -58,3 +60,56 @@ def test_a_takeover_that_is_given_up_leaves_the_cluster_as_it_is(
     assert supervisor.poll() is not None
     assert asked == []
     assert paths.cluster.exists()
+
+
+def silent(_line: str) -> None:
+    """Nobody is told."""
+
+
+def test_what_is_to_be_forgotten_is_stopped_if_it_can_be(
+    paths: ReleasePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_record(paths, ADDRESS, 60.0)
+    monkeypatch.setattr(detached, "clear_cluster", lambda paths, *_args: forget_record(paths))
+    assert detached.stop(paths, timeout=None, progress=silent, forget=True) == Stopped(ran=True)
+
+
+def test_a_cluster_that_does_not_answer_is_forgotten_only_when_asked_for(
+    paths: ReleasePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_record(paths, ADDRESS, 60.0)
+    monkeypatch.setattr(detached, "clear_cluster", unreachable)
+    with pytest.raises(FleetError, match="Ray there does not answer"):
+        detached.stop(paths, timeout=None, progress=silent)
+    assert paths.cluster.exists()
+    stopped = detached.stop(paths, timeout=None, progress=silent, forget=True)
+    assert stopped == Stopped(ran=True, forgotten=(ADDRESS,))
+    assert not paths.cluster.exists()
+
+
+def test_a_damaged_record_can_be_forgotten(paths: ReleasePaths) -> None:
+    paths.cluster.write_text("{")
+    stopped = detached.stop(paths, timeout=None, progress=silent, forget=True)
+    assert stopped.forgotten == ("an address that is not known any more",)
+    assert not paths.cluster.exists()
+
+
+def test_a_supervisor_of_another_machine_is_forgotten_only_when_asked_for(paths: ReleasePaths) -> None:
+    state = FleetState(
+        release="tri",
+        phase=FleetPhase.RUNNING,
+        url="http://127.0.0.1:8000",
+        model="tri-tiny",
+        source="tiny:bf16",
+        engine="vllm",
+        supervisor=SupervisorState(pid=1, ticks=1, boot="b", token="t", started=1.0, host="node-b"),
+        replicas=(),
+        gateways=(),
+    )
+    paths.state.write_text(state.model_dump_json())
+    with pytest.raises(FleetError, match="its supervisor runs on node-b"):
+        detached.stop(paths, timeout=None, progress=silent)
+    assert paths.state.exists()
+    stopped = detached.stop(paths, timeout=None, progress=silent, forget=True)
+    assert stopped == Stopped(ran=True, forgotten=("node-b",))
+    assert not paths.state.exists()

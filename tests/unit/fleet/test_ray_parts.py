@@ -100,11 +100,13 @@ def test_a_part_of_a_ray_that_died_needs_no_end(tmp_path: Path) -> None:
 def test_a_gateway_that_cannot_be_moved_keeps_its_socket(tmp_path: Path) -> None:
     async def scenario() -> None:
         runtime = runtime_in(tmp_path)  # no bridge: every call fails
+        runtime._phase = "waiting"  # and none that comes back
         config = GatewayConfig(release="r", served_models=("tri",), admin_socket=tmp_path / "admin")
         old, new = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
         gateway = RemoteGateway(
             runtime, "gateway", config, old, host="127.0.0.1", port=1, on_change=lambda: None
         )
+        gateway._gone.clear()
         with pytest.raises(BridgeLostError):
             await gateway.replace(config, new)
         assert gateway._shared is not None

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from tri_serve.errors import FleetError, UsageError
 from tri_serve.fleet.background import go_on
 from tri_serve.fleet.cluster_record import (
@@ -25,6 +27,7 @@ from tri_serve.fleet.cluster_record import (
 )
 from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge
 from tri_serve.fleet.ray.runtime import RayRuntime
+from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import NodeState, RayState
 from tri_serve.spec.models import Spec
 
@@ -123,10 +126,9 @@ class ClusterRuntime(RayRuntime):
         """Look on every node for what ``spec`` needs there. Raises FleetError, UsageError."""
         self._nodes = await self.ask("nodes")
         chosen = chosen_nodes(spec.fleet.ray.gateway_nodes, self._nodes)
-        here = {part.node for part in self._parts if part.kind == "gateway"}
-        taken = {name.rpartition("@")[2] for name in self._found}
-        same_port = spec.gateway.port == self.spec.gateway.port
-        occupied = [node for node in chosen if same_port and node in here | taken]
+        ports = {name.rpartition("@")[2]: applied_port(self.paths) for name in self._found}
+        ports |= {str(part.node): part.port for part in self._parts if part.kind == "gateway"}
+        occupied = [node for node in chosen if ports.get(node) == spec.gateway.port]
 
         def note(line: str) -> None:
             self._doing = line
@@ -185,7 +187,8 @@ class ClusterRuntime(RayRuntime):
     async def end(self, name: str, within: float) -> None:
         """Have an agent stop what it keeps, and have it no more.
 
-        A connection that is lost meanwhile is waited for. What a lost cluster keeps is left to ``stop``, as is all after ``kill``.
+        A connection that is lost meanwhile is waited for. What a lost cluster keeps is left to ``stop``, and so is
+        all after ``kill``.
         """
         while self.is_whole and not self._killed:
             try:
@@ -284,6 +287,14 @@ class ClusterRuntime(RayRuntime):
             log.info("nodes that have come: %s", ", ".join(sorted(now - before)))
         self._nodes = nodes
         self._on_change()
+
+
+def applied_port(paths: ReleasePaths) -> int | None:
+    """Where the gateways of an earlier supervisor listen; None if that is not known."""
+    try:
+        return int(yaml.safe_load(paths.spec.read_text(encoding="utf-8"))["gateway"]["port"])
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return None
 
 
 def chosen_nodes(wanted: tuple[str, ...], nodes: list[dict[str, Any]]) -> list[str]:

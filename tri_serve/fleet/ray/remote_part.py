@@ -6,7 +6,9 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from tri_serve.errors import FleetError
 from tri_serve.fleet.ray.client import BridgeLostError
@@ -19,6 +21,18 @@ log = logging.getLogger(__name__)
 AGAIN_SECONDS = 0.5
 NEWS_SECONDS = 3.0
 """An agent answers at least so often."""
+_Answer = TypeVar("_Answer", bound=BaseModel)
+
+
+def understood(kind: type[_Answer], answer: object) -> _Answer:
+    """What an agent says. Raises FleetError if it says it in another way than agents of this version."""
+    try:
+        return kind.model_validate(answer)
+    except ValidationError as error:
+        raise FleetError(
+            f"its agent is not understood: {str(error).splitlines()[0]}",
+            hint="another version of tri-serve may have started it: tri-serve down, then tri-serve up",
+        ) from error
 
 
 class RemotePart(ABC):
@@ -55,6 +69,12 @@ class RemotePart(ABC):
             except FleetError as error:
                 self._lost(error)
             await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _check_goes_on(self, phase: str) -> None:
+        """Raises FleetError for an agent that was stopped, and not by this supervisor: its place gets another."""
+        if phase == "stopped":
+            await self._runtime.delete(self.name)
+            raise FleetError("its agent had been stopped; it is made again")
 
     def _waits(self, reason: str) -> None:
         """It cannot be placed now; Ray goes on trying."""

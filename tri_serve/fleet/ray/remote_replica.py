@@ -13,7 +13,7 @@ from tri_serve.fleet.background import go_on
 from tri_serve.fleet.control import as_exception
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.ray.messages import EngineNews, digest
-from tri_serve.fleet.ray.remote_part import NEWS_SECONDS, RemotePart
+from tri_serve.fleet.ray.remote_part import NEWS_SECONDS, RemotePart, understood
 from tri_serve.fleet.state import ReplicaPhase, ReplicaState
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class RemoteReplica(RemotePart):
                 await self._runtime.call(self.name, "follow", self.order.model_dump_json())
                 continue
             seen = news.version
+            await self._check_goes_on(news.state.phase)
             if not self._instance:
                 self._adopt(news)
             if news.digest != digest(self.order):
@@ -129,7 +130,7 @@ class RemoteReplica(RemotePart):
         try:
             await asyncio.wait((call, wanted), return_when=asyncio.FIRST_COMPLETED)
             if call.done():
-                return EngineNews.model_validate(call.result())
+                return understood(EngineNews, call.result())
             return None
         finally:
             for task in (call, wanted):

@@ -47,8 +47,6 @@ def up(
             exclusive(paths, "up", f"another `tri-serve up` of release {release} is at work")
         )
         found = detached.find_fleet(paths)
-        if found is not None:
-            detached.require_here(paths, found.state)
         alive = found is not None and found.alive
         if found is not None and alive and views.ray_is_given_up(found.state):
             click.echo("→ Ray died too often, and was given up: all of it is started again", err=True)

@@ -106,7 +106,7 @@ def test_a_first_start_that_fails_leaves_no_record(paths: ReleasePaths) -> None:
         cluster.commands["check"] = lambda _: ["a GPU is missing"]
         with pytest.raises(FleetError, match="not ready for this release"):
             await cluster.start()
-        await cluster.stop()
+        await asyncio.wait_for(cluster.stop(), 2)
         assert read_record(paths) is None
         assert "clear" not in cluster.names()
 
@@ -120,7 +120,7 @@ def test_the_record_of_what_runs_outlives_a_start_that_did_not_get_to_see_it(pat
         cluster.commands["applications"] = failing(FleetError("Serve does not answer"))
         with pytest.raises(FleetError, match="Serve does not answer"):
             await cluster.start()
-        await cluster.stop()
+        await asyncio.wait_for(cluster.stop(), 2)
         known = read_record(paths)
         assert known is not None
         assert known.engine_key == before.engine_key
@@ -149,7 +149,7 @@ def test_gateway_nodes_that_never_were_stop_nothing_that_serves(paths: ReleasePa
         cluster.commands["applications"] = found("replica-0", "gateway@10.0.0.1")
         with pytest.raises(UsageError, match=r"no node 10\.0\.0\.7"):
             await cluster.start()
-        await cluster.stop()
+        await asyncio.wait_for(cluster.stop(), 2)
         assert read_record(paths) is not None
         assert "clear" not in cluster.names()
 

@@ -37,7 +37,7 @@ _SOURCES = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright
     "--timeout",
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help="Give up, and stop everything, if the fleet is not ready by then.",
+    help="Give up, and stop what was started, if the fleet is not ready by then.",
 )
 @click.option(
     "--ask/--no-ask",

@@ -68,6 +68,7 @@ class RayRuntime(Deployments):
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._backoff = RestartBackoff(first=0.5, longest=10.0)
+        self._bridge_backoff = RestartBackoff(first=0.5, longest=10.0, limit=None)
         self._on_change: Callable[[], None] = lambda: None
         self._processes: dict[str, ProcessIdentity] = {}
         self._environment: dict[str, str] = {}
@@ -293,10 +294,12 @@ class RayRuntime(Deployments):
             reason = await self._death()
             self._up.clear()
             up = time.monotonic() - since
-            if reason is None and await self._reconnect():
-                continue
+            if reason is None:
+                reason = await self._reconnect(up)
+                if reason is None:
+                    continue
             whose = "Ray died" if self.private else "the cluster is lost"
-            self._error = f"{whose}: {reason or 'nobody can connect to it any more'}"
+            self._error = f"{whose}: {reason}"
             self._phase = "waiting"
             log.warning("%s", self._error)
             for part in self._parts if self.private else ():  # a cluster's parts may serve all the while
@@ -329,16 +332,26 @@ class RayRuntime(Deployments):
             else:
                 return True
 
-    async def _reconnect(self) -> bool:
-        """The bridge alone died: another one takes its place; engines and gateways notice nothing."""
+    async def _reconnect(self, up: float) -> str | None:
+        """The bridge alone died, after ``up`` seconds: another one takes its place, or why it cannot.
+
+        Engines and gateways notice nothing. The first comes at once; one that keeps dying is said, and waited with.
+        """
         assert self._bridge is not None, "spawned before"
-        log.warning("ray: the connection to it ended with exit code %s", self._bridge.returncode)
+        ended = f"the connection to it ended with exit code {self._bridge.returncode}"
+        log.warning("ray: %s", ended)
+        delay = self._bridge_backoff.failed(up)
+        assert delay is not None, "it has no limit"
+        if self._bridge_backoff.failures > 1:
+            self._error = f"{ended}, {self._bridge_backoff.failures} times soon after it was made"
+            self._on_change()
+            await asyncio.sleep(delay)
         try:
             await self._connect(self._environment)
         except (TriServeError, OSError) as error:
             log.warning("ray: cannot connect again: %s", error)
-            return False
-        return True
+            return f"cannot connect to it again: {error}"
+        return None
 
     async def _death(self) -> str | None:
         """Until a process of Ray is gone, and which; None if it was the bridge."""

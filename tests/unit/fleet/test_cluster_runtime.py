@@ -14,6 +14,7 @@ from tri_serve.fleet.cluster_record import keep_record, read_record
 from tri_serve.fleet.control import ControlServer, Progress
 from tri_serve.fleet.ray.cluster import ClusterRuntime
 from tri_serve.fleet.release import ReleasePaths
+from tri_serve.gateway.config import GatewayConfig
 from tri_serve.spec.models import Spec
 
 ADDRESS = "10.0.0.1:6379"
@@ -210,5 +211,71 @@ def test_what_is_killed_is_cleared_at_once_and_not_made_again(paths: ReleasePath
             await cluster.deploy("engine", "replica-0", "{}")
         await cluster.stop()
         assert read_record(paths) is None
+
+    asyncio.run(scenario())
+
+
+def test_a_part_whose_agent_dies_while_it_stops_is_deleted_before_serve_makes_it_again(
+    paths: ReleasePaths,
+) -> None:
+    async def scenario() -> None:
+        cluster = PretendCluster(paths)
+        cluster.commands |= {
+            "placed": lambda _: True,
+            "call": failing(FleetError("its Ray actor died")),
+            "delete": lambda _: None,
+        }
+        await cluster.start()
+        await cluster.end("replica-1", 5.0)
+        assert cluster.asked[-1][0] == "delete"
+        assert cluster.asked[-1][1]["name"] == cluster.application("replica-1")
+        await cluster.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_part_is_ended_though_the_connection_is_lost_meanwhile(paths: ReleasePaths) -> None:
+    async def scenario() -> None:
+        cluster = PretendCluster(paths)
+        cluster.commands |= {"placed": lambda _: True, "call": lambda _: None, "delete": lambda _: None}
+        await cluster.start()
+        await cluster.lose_connection()
+        ending = asyncio.create_task(cluster.end("replica-1", 5.0))
+        await asyncio.sleep(0.2)
+        assert not ending.done()
+        await cluster.connect()
+        await asyncio.wait_for(ending, 5)
+        assert cluster.names()[-3:] == ["placed", "call", "delete"]
+        await cluster.lose_connection()
+        cluster._phase = "waiting"
+        await asyncio.wait_for(cluster.end("replica-0", 5.0), 1)  # a lost cluster keeps nobody waiting
+        await cluster.stop()
+
+    asyncio.run(scenario())
+
+
+def test_whether_a_port_has_to_be_free_is_seen_from_where_gateways_listen_now(paths: ReleasePaths) -> None:
+    async def scenario() -> None:
+        keep_record(paths, ADDRESS, 60.0)
+        paths.spec.write_text("gateway: {port: 8000}")
+        cluster = PretendCluster(paths)
+        cluster.commands["applications"] = found("gateway@10.0.0.1")
+        moved = cluster.spec.model_copy(
+            update={"gateway": cluster.spec.gateway.model_copy(update={"port": 8001})}
+        )
+
+        async def occupied(spec: Spec) -> Any:
+            await cluster.check(spec, lambda _: None)
+            return cluster.asked[-1][1]["occupied"]
+
+        await cluster.start()
+        assert await occupied(cluster.spec) == ["10.0.0.1"]
+        assert await occupied(moved) == []
+        config = GatewayConfig(release="t", served_models=("t",), admin_socket=paths.admin_socket(0))
+        (gateway,) = cluster.gateways(config, None, lambda: None)
+        await gateway.replace(config, address=("node", 8001))
+        assert await occupied(moved) == ["10.0.0.1"]
+        assert await occupied(cluster.spec) == []
+        await cluster.stop()
 
     asyncio.run(scenario())

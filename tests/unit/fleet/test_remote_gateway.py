@@ -151,6 +151,8 @@ def test_what_is_wanted_of_a_gateway_whose_agent_is_away_it_is_told_when_it_is_b
                 await gateway.end_streams("replica-0")
             assert gateway.config is fewer
             assert agent.told("end_streams") == []
+            await soon(lambda: bool(agent.told("set_roster")))  # waits for whoever comes
+            assert agent.told("set_roster")[0][2] == digest(gateway._order)
             agent.answering.set()  # Serve made it with the order from before
             await soon(lambda: agent.order is not None and agent.order.config == fewer)
 
@@ -258,6 +260,7 @@ def test_what_was_asked_when_the_bridge_was_lost_is_asked_of_the_next_bridge(tmp
             await asyncio.sleep(0.05)
             await agent.open()
             await replacing
+            assert gateway.phase == "running"
             assert gateway._shared is not None
             assert gateway._shared.listener is new
             assert agent.order == gateway._order

@@ -190,11 +190,14 @@ class RemoteGateway(RemotePart):
         self._refused = None
         if self._gone.is_set():
             log.info("%s: it is told when it is back", self.name)
-        elif digest(self._order) == digest(before):  # asked to replace the process nevertheless
+            return
+        if digest(self._order) == digest(before):  # asked to replace the process nevertheless
             await self._ask("renew")
         elif (refusal := await self._refusal()) is not None:
             self._order = before
             raise refusal
+        # The news of it are on their way.
+        self._state = self._state.model_copy(update={"phase": "running"})
 
     async def _refusal(self) -> TriServeError | None:
         """Tell the agent the order; why it goes on with another one, if it does. Raises FleetError."""
@@ -269,6 +272,7 @@ class RemoteGateway(RemotePart):
         self.error = GatewayStartError(f"{self.name}: {error}", hint=error.hint)
         log.warning("%s", self.error)
         self._gone.set()
+        self._tell.set()  # the next agent waits for it before it begins
         self._state = self._state.model_copy(update={"phase": "waiting", "pid": None, "error": str(error)})
         self._on_change()
 
@@ -305,7 +309,10 @@ class RemoteGateway(RemotePart):
             body = [address.model_dump() for address in roster]
             try:
                 order = digest(self._order)
-                await self._runtime.call(self.name, "set_roster", body, _TELL_SECONDS, order)
+                # Serve keeps it for an agent to come, which must not take an old order for the present one.
+                await self._runtime.call(
+                    self.name, "set_roster", body, _TELL_SECONDS, order, within=2 * _TELL_SECONDS
+                )
             except FleetError as error:
                 log.debug("%s: the roster could not be told: %s", self.name, error)
                 await asyncio.sleep(AGAIN_SECONDS)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tri_serve.errors import EngineStartError, FleetError, TriServeError, UsageError
+from tri_serve.errors import EngineStartError, FleetError, ResourceError, TriServeError, UsageError
 from tri_serve.fleet.changes import Changes, spec_changes, wanted_replicas
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.keys import client_key_hashes
@@ -28,8 +28,24 @@ log = logging.getLogger(__name__)
 _ON_THE_WAY = (ReplicaPhase.STARTING, ReplicaPhase.LOADING, ReplicaPhase.WARMING)
 _ENDED = (ReplicaPhase.READY, ReplicaPhase.WAITING, ReplicaPhase.FAILED)
 _DRAIN_POLL = 0.1
+_REBIND_SECONDS = 15.0
 _ENDING_SECONDS = 5.0
 """After the drain deadline: for the gateways to end the streams that were still running."""
+
+
+async def _bound_again(host: str, port: int) -> socket.socket:
+    """A listening socket where one was before. Raises ResourceError if somebody else has taken its place.
+
+    A gateway that dies with its Ray holds the socket that was to follow for some seconds more.
+    """
+    deadline = time.monotonic() + _REBIND_SECONDS
+    while True:
+        try:
+            return bind_listener(host, port)
+        except ResourceError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_DRAIN_POLL)
 
 
 class Convergence:
@@ -352,7 +368,7 @@ class Convergence:
         try:
             await gateway.replace(config, bind_listener(new.gateway.host, new.gateway.port))
         except TriServeError:
-            gateway.reopen(bind_listener(old.host, old.port))
+            gateway.reopen(await _bound_again(old.host, old.port))
             raise
         await gateway.roster_told()
         self._announce_phase(gateway)

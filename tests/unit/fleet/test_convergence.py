@@ -426,8 +426,12 @@ def test_a_key_that_was_taken_back_stays_so_where_it_could_be(
 def test_a_socket_that_was_closed_for_a_move_is_opened_again_if_that_fails(tmp_path: Path) -> None:
     async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
         runtime.gateway.refuses = True
+        with socket.create_server((fleet.spec.gateway.host, fleet.spec.gateway.port)):  # until it has died
+            changing = asyncio.create_task(fleet.apply(changed(fleet, host="127.0.0.2"), lambda _: None))
+            await asyncio.sleep(0.3)
+            assert not changing.done()
         with pytest.raises(GatewayStartError):
-            await fleet.apply(changed(fleet, host="127.0.0.2"), lambda _: None)
+            await changing
         assert not runtime.gateway.closed
 
     play(tmp_path, 1, scenario)

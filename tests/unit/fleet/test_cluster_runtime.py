@@ -249,6 +249,12 @@ def test_a_part_is_ended_though_the_connection_is_lost_meanwhile(paths: ReleaseP
         await cluster.lose_connection()
         cluster._phase = "waiting"
         await asyncio.wait_for(cluster.end("replica-0", 5.0), 1)  # a lost cluster keeps nobody waiting
+        cluster.commands["address"] = lambda _: ADDRESS
+        cluster._connect = lambda env: cluster.connect()  # type: ignore[method-assign]
+        await ClusterRuntime._open(cluster)
+        await asyncio.sleep(0.1)
+        assert cluster.asked[-1][0] == "clear"
+        assert cluster.asked[-1][1]["parts"] == ["replica-0"]
         await cluster.stop()
 
     asyncio.run(scenario())

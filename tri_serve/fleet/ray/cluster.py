@@ -55,6 +55,8 @@ class ClusterRuntime(RayRuntime):
         self._doing: str | None = None
         self._clearing: asyncio.Task[None] | None = None
         self._killed = False
+        self._left: set[str] = set()
+        """Parts that could not be ended, since the cluster was lost."""
 
     @property
     def engine_key(self) -> str:
@@ -187,8 +189,8 @@ class ClusterRuntime(RayRuntime):
     async def end(self, name: str, within: float) -> None:
         """Have an agent stop what it keeps, and have it no more.
 
-        A connection that is lost meanwhile is waited for. What a lost cluster keeps is left to ``stop``, and so is
-        all after ``kill``.
+        A connection that is lost meanwhile is waited for. What a lost cluster keeps is cleared when it is back, or
+        by ``stop``, to which all is left after ``kill``.
         """
         while self.is_whole and not self._killed:
             try:
@@ -199,6 +201,7 @@ class ClusterRuntime(RayRuntime):
             except FleetError as error:
                 log.warning("%s: %s", name, error)
             return
+        self._left.add(name)
 
     async def _end(self, name: str, within: float) -> None:
         application = self.application(name)
@@ -258,6 +261,10 @@ class ClusterRuntime(RayRuntime):
         await super()._open()
         # "auto" means another cluster later.
         self._address = str(await ask_bridge(self._socket, "address"))
+        left = sorted(self._left - {part.name for part in self._parts})
+        self._left.clear()
+        if left:
+            self._clearing = asyncio.create_task(self._clear(left))
 
     async def _death(self) -> str | None:
         """Until the bridge ends (None), or the head has been silent for too long; follows the nodes meanwhile."""

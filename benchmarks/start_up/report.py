@@ -56,7 +56,7 @@ def table(summary: dict[str, Any], replicas: int, *, cost: bool) -> str:
     for name, times in summary["seconds"].items():
         rows.append(
             [
-                "bare servers" if name == BARE else f"tri-serve up, {name}",
+                "bare servers" if name == BARE else f"up, {name}",
                 times["count"],
                 *(seconds(times[key]) for key in ("min", "median", "max")),
                 _ratio(summary["ratios"].get(name)),
@@ -65,7 +65,8 @@ def table(summary: dict[str, Any], replicas: int, *, cost: bool) -> str:
     blocks = [
         lines_of(["started", "times", "min", "median", "max", "ratio"], rows),
         sentence(
-            f"Seconds until each of {replicas} engines has given a whole stream of 64 tokens. The bare servers "
+            f"Seconds until each of {replicas} engines has given a whole stream of 64 tokens; up: tri-serve up with that "
+            "supervisor. The bare servers "
             "have the fleet's own argv and environment and start together. Ratio: geometric mean of the "
             "rounds, with its 95% interval."
         ),

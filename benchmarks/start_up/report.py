@@ -66,8 +66,8 @@ def table(summary: dict[str, Any], replicas: int, *, cost: bool) -> str:
         lines_of(["started", "times", "min", "median", "max", "ratio"], rows),
         sentence(
             f"Seconds until each of {replicas} engines has given a whole stream of 64 tokens; up: tri-serve up "
-            "with that supervisor. The bare servers have the fleet's own argv and environment and start together. Ratio: geometric mean of the "
-            "rounds, with its 95% interval."
+            "with that supervisor. The bare servers have the fleet's own argv and environment and start together. "
+            "Ratio: geometric mean of the rounds, with its 95% interval."
         ),
     ]
     if cost:

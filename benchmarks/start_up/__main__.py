@@ -71,8 +71,6 @@ def main(
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
     summary = summarise(done)
-    text = table(summary, replicas, cost=cost)
-    click.echo(text)
     if output is not None:
         result = {
             "machine": facts(),
@@ -80,11 +78,11 @@ def main(
             "options": {"rounds": rounds, "replicas": replicas, "engine": engine, "seed": seed},
             "rounds": [{name: asdict(start) for name, start in one.items()} for one in done],
             "summary": summary,
-            "table": text,
         }
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n")
-        click.echo(f"\nevery start: {output}")
+        click.echo(f"every start: {output}", err=True)
+    click.echo(table(summary, replicas, cost=cost))
     slow = [name for name, ratio in summary["ratios"].items() if ratio["mean"] > PROMISED_RATIO]
     for name in slow:
         click.echo(f"BROKEN: {name} took more than {PROMISED_RATIO:g}x as long as bare servers")

@@ -56,7 +56,7 @@ def table(summary: dict[str, Any], replicas: int, *, cost: bool) -> str:
     for name, times in summary["seconds"].items():
         rows.append(
             [
-                "bare servers" if name == BARE else f"tri-serve up, {name}",
+                "bare servers" if name == BARE else f"up, {name}",
                 times["count"],
                 *(seconds(times[key]) for key in ("min", "median", "max")),
                 _ratio(summary["ratios"].get(name)),
@@ -65,9 +65,9 @@ def table(summary: dict[str, Any], replicas: int, *, cost: bool) -> str:
     blocks = [
         lines_of(["started", "times", "min", "median", "max", "ratio"], rows),
         sentence(
-            f"Seconds until each of {replicas} engines has given a whole stream of 64 tokens. The bare servers "
-            "have the fleet's own argv and environment and start together. Ratio: geometric mean of the "
-            "rounds, with its 95% interval."
+            f"Seconds until each of {replicas} engines has given a whole stream of 64 tokens; up: tri-serve up "
+            "with that supervisor. The bare servers have the fleet's own argv and environment and start together. "
+            "Ratio: geometric mean of the rounds, with its 95% interval."
         ),
     ]
     if cost:
@@ -102,4 +102,9 @@ def _ratio(ratio: dict[str, float | None] | None) -> str:
         return "–"
     if ratio["low"] is None or ratio["high"] is None:
         return f"{ratio['mean']:.2f}x"
-    return f"{ratio['mean']:.2f}x [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    return f"{ratio['mean']:.2f}x [{_short(ratio['low'])}, {_short(ratio['high'])}]"
+
+
+def _short(bound: float) -> str:
+    """Of a few rounds that agree badly a bound says nothing, and must not break the table."""
+    return f"{bound:.2f}" if bound < 100 else "inf"

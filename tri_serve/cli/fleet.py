@@ -39,7 +39,7 @@ _SOURCES = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright
     "--timeout",
     type=click.FloatRange(min=1),
     metavar="SECONDS",
-    help="Give up, and stop everything, if the fleet is not ready by then.",
+    help="Give up, and stop what was started, if the fleet is not ready by then.",
 )
 @click.option(
     "--ask/--no-ask",
@@ -102,14 +102,18 @@ def status(context: click.Context, release: str, output: str, watch: float | Non
             views.print_releases(all_found)
         else:
             print_data([views.status_data(f.state, alive=f.alive) for f in all_found.values()], output)
-        context.exit(0 if all(f.alive and f.state.ready for f in all_found.values()) else NOT_READY)
+        on_clusters = [
+            name for name in names if name not in all_found and release_paths(name).cluster.exists()
+        ]
+        for name in on_clusters:
+            click.echo(views.not_running(release_paths(name)), err=True)
+        ready = not on_clusters and all(f.alive and f.state.ready for f in all_found.values())
+        context.exit(0 if ready else NOT_READY)
     if not chosen and len(names) == 1:
         release = names[0]
     found = current_fleet(release_paths(release))
     if found is None:
-        raise FleetError(
-            f"release {release} is not running", hint=f"tri-serve up{views.release_flag(release)}"
-        )
+        raise views.not_running(release_paths(release))
     if output == "table":
         print_status(found.state, alive=found.alive)
     else:
@@ -122,6 +126,7 @@ def status(context: click.Context, release: str, output: str, watch: float | Non
 def _watch(release: str, seconds: float) -> None:
     """The status of a release again and again; Ctrl-C is how it is meant to end."""
     from tri_serve.cli.fleet_status import room, status_lines, watch
+    from tri_serve.cli.fleet_views import not_running
     from tri_serve.errors import FleetError
     from tri_serve.fleet.detached import current_fleet
     from tri_serve.fleet.release import release_paths
@@ -130,11 +135,10 @@ def _watch(release: str, seconds: float) -> None:
         while True:
             try:
                 found = current_fleet(release_paths(release))
+                if found is None:
+                    raise not_running(release_paths(release))
             except FleetError as error:  # it may answer again
                 yield [f"{release}: {error}"]
-                continue
-            if found is None:
-                yield [f"{release}: not running"]
             else:
                 yield status_lines(found.state, alive=found.alive, width=room())
 
@@ -242,7 +246,7 @@ def restart(name: str | None, release: str) -> None:
 @click.option(
     "--forget",
     is_flag=True,
-    help="Of a release on a Ray cluster that is no more: forget what may run there.",
+    help="Forget what cannot be stopped, on a Ray cluster or a machine that is no more.",
 )
 def down(release: str, timeout: float | None, forget: bool) -> None:
     """Stop everything that up started for the release, and only that.
@@ -263,23 +267,24 @@ def down(release: str, timeout: float | None, forget: bool) -> None:
         view = shown.enter_context(steps())
         lines = SupervisorLines(view, release)
         stopped = detached.stop(paths, timeout=timeout, progress=lines, forget=forget)
-    click.echo(f"{release} is stopped" if stopped else f"{release} was not running")
+    for place in stopped.forgotten:
+        click.echo(f"{release} is forgotten; what may run at {place} was not stopped")
+    if not stopped.forgotten:
+        click.echo(f"{release} is stopped" if stopped.ran else f"{release} was not running")
 
 
 def _running(release: str) -> ReleasePaths:
     """The paths of a release that runs. Raises FleetError if it does not."""
-    from tri_serve.cli.fleet_views import release_flag
-    from tri_serve.errors import FleetError
-    from tri_serve.fleet.detached import find_fleet
+    from tri_serve.cli.fleet_views import not_running
+    from tri_serve.fleet.detached import find_fleet, require_here
     from tri_serve.fleet.release import release_paths
 
     paths = release_paths(release)
     found = find_fleet(paths)
+    if found is not None:
+        require_here(paths, found.state)
     if found is None or not found.alive:
-        gone = "" if found is None else ": its supervisor is gone"
-        raise FleetError(
-            f"release {release} is not running{gone}", hint=f"tri-serve up{release_flag(release)}"
-        )
+        raise not_running(paths, "" if found is None else ": its supervisor is gone")
     return paths
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
 from contextlib import suppress
 
 import click
-import yaml
 
 from tri_serve.cli import fleet_views as views
 from tri_serve.cli.fleet_check import Times, check, process_began
@@ -16,14 +12,12 @@ from tri_serve.cli.fleet_progress import earlier_starts, keep_starts, show_repli
 from tri_serve.cli.progress import SupervisorLines, goes_on, steps
 from tri_serve.errors import EngineStartError, FleetError, GatewayStartError, TriServeError, UsageError
 from tri_serve.fleet import detached
-from tri_serve.fleet.desired import Desired, read_desired
+from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.release import ReleasePaths, exclusive
 from tri_serve.fleet.state import FleetPhase, FleetState, ReplicaPhase
 from tri_serve.spec.models import Spec
 
 _CAN_CHANGE = (FleetPhase.RUNNING, FleetPhase.CHANGING)
-_FROM_ENVIRONMENT = re.compile(r"env-\d+")
-"""How tri_serve.fleet.keys names a key that came from the environment."""
 
 
 def converge(paths: ReleasePaths, desired: Desired, times: Times) -> None:
@@ -94,7 +88,7 @@ def scale(paths: ReleasePaths, replicas: int) -> None:
         state = detached.live_state(paths)
         if state.phase not in _CAN_CHANGE:
             raise FleetError(f"release {paths.release} is {state.phase}; wait until it runs")
-        running = _running(paths)
+        running = detached.applied(paths)
         if state.autoscaling is not None:
             fewest, most = state.autoscaling
             raise UsageError(
@@ -132,34 +126,6 @@ def show_last_words(lines: tuple[str, ...]) -> None:
 
 def _with_replicas(spec: Spec, replicas: int) -> Spec:
     return spec.model_copy(update={"fleet": spec.fleet.model_copy(update={"replicas": replicas})})
-
-
-def _running(paths: ReleasePaths) -> Desired:
-    """What the fleet runs, with the client keys that it knows: those of its own `up`, not of this process."""
-    try:
-        plain = yaml.safe_load(paths.spec.read_text(encoding="utf-8"))
-        applied = Spec.model_validate_json(json.dumps(plain))  # as JSON: YAML has no tuples either
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FleetError(
-            f"{paths.spec} does not say what {paths.release} runs: {str(error).splitlines()[0]}",
-            hint="tri-serve up --replicas N says it anew",
-        ) from error
-    hashes = _environment_hashes(paths)
-    preview = detached.apply(
-        paths, Desired(spec=applied, environment_hashes=hashes), preview=True, progress=click.echo
-    )
-    return Desired(spec=preview.running, environment_hashes=hashes)
-
-
-def _environment_hashes(paths: ReleasePaths) -> dict[str, str]:
-    """Hashes of the client keys that came from an environment, as the gateway was last told them."""
-    try:
-        known: Mapping[str, str] = json.loads(paths.gateway_config.read_text())["client_key_hashes"]
-    except (OSError, ValueError, KeyError):
-        with suppress(FleetError):  # a fleet in the foreground was not asked through a file
-            return read_desired(paths.desired).environment_hashes
-        return {}
-    return {name: digest for name, digest in known.items() if _FROM_ENVIRONMENT.fullmatch(name)}
 
 
 def _earlier(paths: ReleasePaths, state: FleetState) -> dict[str, float]:

@@ -103,8 +103,21 @@ def _why_it_is_gone(state: FleetState, *, failed: bool) -> list[str]:
             f"it could not be started: {message}",
             f"tri-serve logs{flag} says more; tri-serve up{flag} tries again",
         ]
+    if state.elsewhere:
+        return [
+            f"its supervisor runs on {state.elsewhere}, and can be asked there alone",
+            f"if {state.elsewhere} is no more: tri-serve down{flag} --forget",
+        ]
+    gone = f"its supervisor (pid {state.supervisor.pid}) is gone without a trace: killed, or a reboot"
+    if state.target == "ray":
+        at = f" at {state.ray.address}" if state.ray and state.ray.address else ""
+        return [
+            gone,
+            f"what it ran on the cluster{at} may still serve: tri-serve up{flag} takes it over, "
+            f"tri-serve down{flag} stops it",
+        ]
     return [
-        f"its supervisor (pid {state.supervisor.pid}) is gone without a trace: killed, or a reboot",
+        gone,
         f"tri-serve down{flag} tidies up; tri-serve up{flag} does that, too, and starts it again",
     ]
 

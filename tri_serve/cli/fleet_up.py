@@ -83,6 +83,7 @@ def _start(paths: ReleasePaths, desired: Desired, times: Times, timeout: float |
         if desired.spec.fleet.target == "local":
             view.show("gateway", base_url(desired.spec))
         earlier = earlier_starts(paths)
+        serves = paths.cluster.exists()
         supervisor = detached.start_supervisor(paths, desired)
         started = time.monotonic()
         ready = False
@@ -102,9 +103,9 @@ def _start(paths: ReleasePaths, desired: Desired, times: Times, timeout: float |
         finally:
             if not ready:
                 _show_blame(view, paths)
-                view.show("stopping", "what was started")
-                _abandon(paths, supervisor)
-                view.show("stopping", "nothing is left running", "done")
+                view.show("stopping", "the supervisor" if serves else "what was started")
+                left = _abandon(paths, supervisor, serves=serves)
+                view.show("stopping", left or "nothing is left running", "left" if left else "done")
     times.engine = max((sum(replica.phase_seconds.values()) for replica in state.replicas), default=0.0)
     keep_starts(paths, state)
     return state
@@ -121,13 +122,21 @@ def _show_blame(view: Steps, paths: ReleasePaths) -> None:
             show_replica(view, replica)
 
 
-def _abandon(paths: ReleasePaths, supervisor: detached.Supervisor) -> None:
+def _abandon(paths: ReleasePaths, supervisor: detached.Supervisor, *, serves: bool) -> str | None:
+    """End what was started; what is left, if anything. ``serves``: what was to be taken over does, and goes on."""
     try:
-        detached.abandon(paths, supervisor)
+        if serves:
+            detached.leave_cluster_alone(paths, supervisor)
+        else:
+            left = detached.abandon(paths, supervisor)
     except KeyboardInterrupt:  # a second Ctrl-C: no more patience
         supervisor.kill()
-        detached.abandon(paths, supervisor)
+        _abandon(paths, supervisor, serves=serves)
         raise
+    flag = views.release_flag(paths.release)
+    if serves:
+        return f"what runs on the cluster goes on without it; tri-serve down{flag} stops it"
+    return f"{left.message}; tri-serve down{flag} tries again" if left else None
 
 
 def _run_here(paths: ReleasePaths, desired: Desired, times: Times, *, running: Callable[[], None]) -> None:
@@ -141,6 +150,11 @@ def _run_here(paths: ReleasePaths, desired: Desired, times: Times, *, running: C
         running()
 
     asyncio.run(supervise(paths, desired, on_ready=on_ready))
+    if desired.spec.fleet.target == "ray" and paths.cluster.exists():
+        raise FleetError(
+            f"what {paths.release} runs on its cluster was not stopped: {paths.log('supervisor')} says why",
+            hint=f"tri-serve down{views.release_flag(paths.release)} tries it again",
+        )
 
 
 def _first_answer(state: FleetState, question: str) -> None:

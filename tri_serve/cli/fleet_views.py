@@ -11,9 +11,12 @@ import click
 from tri_serve.cli.columns import largest_units
 from tri_serve.cli.options import DEFAULT_RELEASE
 from tri_serve.cli.output import print_table
+from tri_serve.errors import FleetError
+from tri_serve.fleet.cluster_record import read_record
 
 if TYPE_CHECKING:
     from tri_serve.fleet.detached import Found
+    from tri_serve.fleet.release import ReleasePaths
     from tri_serve.fleet.state import FleetState, GatewayState, RayState, ReplicaState
 
 QUESTION = "자기소개를 해 주세요."
@@ -33,7 +36,7 @@ def release_flag(release: str) -> str:
 def word(state: FleetState, *, alive: bool) -> str:
     """A fleet's condition in a word."""
     if not alive:
-        return "failed" if state.phase == "failed" else "stale"
+        return "failed" if state.phase == "failed" else "elsewhere" if state.elsewhere else "stale"
     if state.phase in ("running", "changing") and not state.ready:
         return "not ready"
     if state.phase == "running":
@@ -41,6 +44,19 @@ def word(state: FleetState, *, alive: bool) -> str:
         well = well and all(gateway.ready for gateway in state.gateways)
         return "ready" if well and (state.ray is None or state.ray.phase == "running") else "degraded"
     return str(state.phase)
+
+
+def not_running(paths: ReleasePaths, gone: str = "") -> FleetError:
+    """What to say of a release without a supervisor; what it had on a cluster may serve nevertheless."""
+    flag = release_flag(paths.release)
+    record = read_record(paths)
+    if record is None:
+        return FleetError(f"release {paths.release} is not running{gone}", hint=f"tri-serve up{flag}")
+    return FleetError(
+        f"release {paths.release} has no supervisor; what it ran on the cluster at {record.address} "
+        "may still serve",
+        hint=f"tri-serve up{flag} takes it over, tri-serve down{flag} stops it",
+    )
 
 
 def print_usage(state: FleetState) -> None:
@@ -177,7 +193,7 @@ def status_data(state: FleetState, *, alive: bool) -> dict[str, Any]:
     """The status for -o json and -o yaml; the sweep's token stays out."""
     data = state.model_dump(mode="json", exclude={"supervisor": {"token", "ticks", "boot"}})
     condition = word(state, alive=alive)
-    if condition == "stale":  # the last written phases are nobody's any more
+    if condition in ("stale", "elsewhere"):  # the last written phases are nobody's any more, or old
         data["phase"] = condition
         for gateway in data["gateways"]:
             gateway["ready"] = False

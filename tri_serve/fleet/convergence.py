@@ -6,15 +6,15 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tri_serve.errors import EngineStartError, FleetError, TriServeError, UsageError
+from tri_serve.errors import EngineStartError, FleetError, ResourceError, TriServeError, UsageError
 from tri_serve.fleet.changes import Changes, spec_changes, wanted_replicas
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.keys import client_key_hashes
 from tri_serve.fleet.order import EngineOrder
-from tri_serve.fleet.parts import GatewayPart, ReplicaPart
+from tri_serve.fleet.parts import Address, GatewayPart, ReplicaPart
 from tri_serve.fleet.state import FleetPhase, ReplicaPhase
 from tri_serve.gateway.config import GatewayConfig
 from tri_serve.process.ports import bind_listener
@@ -28,8 +28,24 @@ log = logging.getLogger(__name__)
 _ON_THE_WAY = (ReplicaPhase.STARTING, ReplicaPhase.LOADING, ReplicaPhase.WARMING)
 _ENDED = (ReplicaPhase.READY, ReplicaPhase.WAITING, ReplicaPhase.FAILED)
 _DRAIN_POLL = 0.1
+_REBIND_SECONDS = 15.0
 _ENDING_SECONDS = 5.0
 """After the drain deadline: for the gateways to end the streams that were still running."""
+
+
+async def _bound_again(host: str, port: int) -> socket.socket:
+    """A listening socket where one was before. Raises ResourceError if somebody else has taken its place.
+
+    A gateway that dies with its Ray holds the socket that was to follow for some seconds more.
+    """
+    deadline = time.monotonic() + _REBIND_SECONDS
+    while True:
+        try:
+            return bind_listener(host, port)
+        except ResourceError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_DRAIN_POLL)
 
 
 class Convergence:
@@ -48,7 +64,7 @@ class Convergence:
             fleet.spec,
             desired.spec,
             running=fleet.desired_replicas,
-            keys_changed=hashes != known,
+            keys_changed=any(g.config.client_key_hashes != hashes for g in fleet.require_gateways()),
             keys_gone=bool(known) and not hashes,
         )
 
@@ -105,9 +121,10 @@ class Convergence:
                 gateways = [g for g in fleet.require_gateways() if name in (g.name, "gateway")]
                 if gateways:
                     hashes = checked_client_keys(fleet.spec.gateway, fleet.environment_hashes, may_lock=True)
+                    config = fleet.gateway_config(fleet.spec, hashes)
                     for gateway in gateways:
                         gateway.restart()
-                        await self._replace_gateway(gateway, fleet.gateway_config(fleet.spec, hashes), None)
+                    await self._replace_gateways(gateways, lambda g: self._replace_gateway(g, config))
                     return
                 chosen = [replica for replica in fleet.replicas if name in (None, replica.name)]
                 if not chosen:
@@ -144,6 +161,7 @@ class Convergence:
         hashes = checked_client_keys(new.gateway, desired.environment_hashes)
         await fleet.check(new)
         before = [(replica, replica.order) for replica in fleet.replicas]
+        gateways = [(gateway, gateway.config) for gateway in fleet.require_gateways()]
         moved = None
         same_port = new.gateway.port == fleet.spec.gateway.port
         if changes.listener and not same_port and new.fleet.target == "local":
@@ -158,15 +176,25 @@ class Convergence:
                 await self._scale(count, new)
             if changes.gateway:
                 config = fleet.gateway_config(new, hashes)
-                for gateway in fleet.require_gateways():
-                    if changes.listener and same_port and new.fleet.target == "local":
-                        await self._rebind_gateway(gateway, config, new)
-                    else:
-                        await self._replace_gateway(gateway, config, moved)
+                # Elsewhere than here, each binds its own socket.
+                address = (new.gateway.host, new.gateway.port) if new.fleet.target == "ray" else None
+                rebinds = changes.listener and same_port and address is None
+
+                def replace(gateway: GatewayPart) -> Awaitable[None]:
+                    if rebinds:
+                        return self._rebind_gateway(gateway, config, new)
+                    return self._replace_gateway(gateway, config, moved, address)
+
+                await self._replace_gateways(fleet.require_gateways(), replace)
         except (TriServeError, OSError):
             if moved is not None:
                 moved.close()
             await self._take_back(before)
+            if (new.gateway, new.model) != (fleet.spec.gateway, fleet.spec.model):
+                await self._take_back_gateways(gateways)
+            elif any(gateway.config is not config for gateway, config in gateways):
+                # It was about client keys alone: one that was disabled is not to be let in again.
+                fleet.environment_hashes = desired.environment_hashes
             raise
 
     async def _take_back(self, before: Sequence[tuple[ReplicaPart, EngineOrder]]) -> None:
@@ -183,6 +211,20 @@ class Convergence:
                 replica.renew(order)
         fleet.desired_replicas = len(before)
         fleet.add_replicas(len(before), before[0][1].spec)
+
+    async def _take_back_gateways(self, before: Sequence[tuple[GatewayPart, GatewayConfig]]) -> None:
+        """Undo what a change that failed has done to gateways, which are several on a cluster."""
+        fleet = self._fleet
+        old = fleet.spec.gateway
+        address = (old.host, old.port) if fleet.spec.fleet.target == "ray" else None
+        for gateway, config in before:
+            if gateway.config is config or fleet.phase is not FleetPhase.CHANGING:
+                continue
+            fleet.announce(f"{gateway.name}: going back to its earlier setting")
+            try:
+                await gateway.replace(config, address=address)
+            except TriServeError as error:
+                log.warning("%s: %s", gateway.name, error)
 
     async def _renew(self, replica: ReplicaPart, order: EngineOrder) -> None:
         """Another engine in the replica; raises its error if it does not become ready."""
@@ -285,25 +327,48 @@ class Convergence:
 
         await self._fleet.until(look)
 
-    async def _replace_gateway(
-        self, gateway: GatewayPart, config: GatewayConfig, moved: socket.socket | None
+    async def _replace_gateways(
+        self,
+        gateways: Sequence[GatewayPart],
+        replace: Callable[[GatewayPart], Awaitable[None]],
     ) -> None:
-        self._check_goes_on()
+        """One after the other, all of them whichever fails; the first failure is raised at the end."""
+        failures: list[TriServeError] = []
+        for gateway in gateways:
+            self._check_goes_on()
+            try:
+                await replace(gateway)
+            except TriServeError as error:
+                log.warning("%s: %s", gateway.name, error)
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def _replace_gateway(
+        self,
+        gateway: GatewayPart,
+        config: GatewayConfig,
+        moved: socket.socket | None = None,
+        address: Address | None = None,
+    ) -> None:
         self._fleet.announce(f"{gateway.name}: replacing its process")
-        await gateway.replace(config, moved)
+        await gateway.replace(config, moved, address=address)
         await gateway.roster_told()
-        self._fleet.announce(f"{gateway.name}: running")
+        self._announce_phase(gateway)
+
+    def _announce_phase(self, gateway: GatewayPart) -> None:
+        away = "" if gateway.phase == "running" else "; it is told when it is back"
+        self._fleet.announce(f"{gateway.name}: {gateway.phase}{away}")
 
     async def _rebind_gateway(self, gateway: GatewayPart, config: GatewayConfig, new: Spec) -> None:
         """Another address with the same port: the two sockets exclude each other."""
-        self._check_goes_on()
         self._fleet.announce(f"{gateway.name}: replacing its process")
         await gateway.close_listener()
         old = self._fleet.spec.gateway
         try:
             await gateway.replace(config, bind_listener(new.gateway.host, new.gateway.port))
         except TriServeError:
-            await gateway.replace(gateway.config, bind_listener(old.host, old.port))
+            gateway.reopen(await _bound_again(old.host, old.port))
             raise
         await gateway.roster_told()
-        self._fleet.announce(f"{gateway.name}: running")
+        self._announce_phase(gateway)

@@ -54,6 +54,15 @@ def find_fleet(paths: ReleasePaths) -> Found | None:
     return None if state is None else Found(state, state.supervisor.alive)
 
 
+def require_here(paths: ReleasePaths, state: FleetState) -> None:
+    """Raises FleetError if the supervisor is another machine's: here it cannot be asked, nor seen to be dead."""
+    if state.elsewhere is not None:
+        raise FleetError(
+            f"release {paths.release} is started on another machine: its supervisor runs on {state.elsewhere}",
+            hint=f"do it there; if {state.elsewhere} is no more, tri-serve down -r {paths.release} --forget",
+        )
+
+
 def live_state(paths: ReleasePaths) -> FleetState:
     """The state as the supervisor tells it now. Raises FleetError if it does not answer."""
     return FleetState.model_validate(ask(paths.control_socket, "status"))
@@ -123,8 +132,11 @@ def follow_start(paths: ReleasePaths, supervisor: Supervisor) -> Iterator[FleetS
         time.sleep(_POLL)
 
 
-def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
-    """End a supervisor that is still starting, and everything it started; takes at most some seconds."""
+def abandon(paths: ReleasePaths, supervisor: Supervisor) -> FleetError | None:
+    """End a supervisor that is still starting, and everything it started; takes at most some seconds.
+
+    Returns why something that it started on a cluster may still run there, if so.
+    """
     if supervisor.poll() is None:
         try:
             ask(paths.control_socket, "stop", {"timeout": 5.0})
@@ -135,13 +147,34 @@ def abandon(paths: ReleasePaths, supervisor: Supervisor) -> None:
         except subprocess.TimeoutExpired:
             supervisor.kill()
             supervisor.wait()
+    _tidy_up_after(paths)
+    try:
+        clear_cluster(paths, 5.0, lambda _line: None)
+    except FleetError as error:
+        return error
+    return None
+
+
+def leave_cluster_alone(paths: ReleasePaths, supervisor: Supervisor) -> None:
+    """End a supervisor that could not take over what an earlier one runs on a cluster: that goes on."""
+    supervisor.kill()  # told to stop, it would stop that, too
+    supervisor.wait()
+    _tidy_up_after(paths)
+
+
+def _tidy_up_after(paths: ReleasePaths) -> None:
+    """Remove what a supervisor that has just ended left on this machine."""
     state = read_state(paths.state)
     if state is not None:
         asyncio.run(sweep(state.supervisor.token, grace=0.0))
         paths.state.unlink(missing_ok=True)
     paths.discard_sockets()
     head.discard(paths)
-    clear_cluster(paths, 5.0, lambda _line: None)
+
+
+def applied(paths: ReleasePaths) -> Desired:
+    """What the supervisor was last asked to run, and runs; client keys as those of its own `up`."""
+    return Desired.model_validate_json(ask(paths.control_socket, "applied"))
 
 
 def apply(paths: ReleasePaths, desired: Desired, *, preview: bool, progress: Progress) -> AppliedChanges:
@@ -179,24 +212,63 @@ def restart(paths: ReleasePaths, name: str | None, progress: Progress) -> None:
     ask(paths.control_socket, "restart", {"name": name}, progress=progress)
 
 
-def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress, forget: bool = False) -> bool:
-    """Stop everything of the release; False if nothing ran. Works on what a dead supervisor left, too.
+@dataclass(frozen=True)
+class Stopped:
+    """What a stop came to."""
+
+    ran: bool
+    """Whether there was anything of the release."""
+    forgotten: tuple[str, ...] = ()
+    """Places where something of it may still run."""
+
+
+def stop(paths: ReleasePaths, *, timeout: float | None, progress: Progress, forget: bool = False) -> Stopped:
+    """Stop everything of the release. Works on what a dead supervisor left, too.
 
     Bounded: after ``timeout`` (none: the spec's drain and shutdown times) everything is killed. Raises FleetError
-    if it runs on a cluster that does not answer, unless it is to be forgotten what may run there (``forget``).
+    if it runs on a cluster that does not answer or on another machine, unless what cannot be stopped there is to be
+    forgotten (``forget``).
     """
-    here = stop_here(paths, timeout=timeout, progress=progress)
+    forgotten = _forget_elsewhere(paths) if forget else ()
+    ran = stop_here(paths, timeout=timeout, progress=progress) or bool(forgotten)
     if not paths.cluster.exists():  # the supervisor removes it when nothing of the release is left there
-        return here
-    if forget:
-        forget_record(paths)
-    else:
+        return Stopped(ran, forgotten)
+    try:
         clear_cluster(paths, timeout, progress)
-    return True
+    except FleetError as error:
+        if not forget:
+            raise
+        progress(error.message)
+        forgotten += (_cluster_address(paths),)
+        forget_record(paths)
+    return Stopped(True, forgotten)
+
+
+def _forget_elsewhere(paths: ReleasePaths) -> tuple[str, ...]:
+    """Know no more of a supervisor on another machine; which machine that is."""
+    try:
+        state = read_state(paths.state)
+    except FleetError:  # damaged: it does not say where
+        return ()
+    if state is None or state.elsewhere is None:
+        return ()
+    paths.state.unlink(missing_ok=True)
+    return (state.elsewhere,)
+
+
+def _cluster_address(paths: ReleasePaths) -> str:
+    try:
+        record = read_record(paths)
+    except FleetError:
+        record = None
+    return record.address if record is not None else "an address that is not known any more"
 
 
 def stop_here(paths: ReleasePaths, *, timeout: float | None, progress: Progress) -> bool:
-    """Stop what there is on this machine; what a dead supervisor had started on a cluster goes on there."""
+    """Stop what there is on this machine; what a dead supervisor had started on a cluster goes on there.
+
+    Raises FleetError if it is another machine's.
+    """
     try:
         state = read_state(paths.state)
     except FleetError as error:
@@ -204,6 +276,7 @@ def stop_here(paths: ReleasePaths, *, timeout: float | None, progress: Progress)
         return stop_by_folder(paths, progress)
     if state is None:
         return False
+    require_here(paths, state)
     supervisor = state.supervisor
     was_alive = supervisor.alive
     if was_alive:
@@ -251,7 +324,8 @@ def clear_cluster(paths: ReleasePaths, timeout: float | None, progress: Progress
         reason = refused(words) or reason
         raise FleetError(
             f"release {paths.release} could not be stopped on its cluster: {reason}",
-            hint="try again when it answers; if the cluster is no more, tri-serve down --forget",
+            hint="try again when it answers; if the cluster is no more, "
+            f"tri-serve down -r {paths.release} --forget",
         )
     forget_record(paths)
 

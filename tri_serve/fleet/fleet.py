@@ -41,6 +41,8 @@ from tri_serve.spec.models import Spec
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING = 10.0
+_KILLED_SECONDS = 15.0
+"""For a cluster to be left when its agents are dead; it takes some three."""
 Progress = Callable[[str], None]
 
 
@@ -221,6 +223,11 @@ class Fleet:
         )
 
     @property
+    def applied(self) -> Desired:
+        """What the fleet was last asked for, and is."""
+        return Desired(spec=self.spec, environment_hashes=self.environment_hashes)
+
+    @property
     def given_up(self) -> bool:
         """Whether Ray died too often: nothing of the fleet comes back before it is started anew."""
         ray = self._runtime.state()
@@ -268,9 +275,12 @@ class Fleet:
         done, _ = await asyncio.wait([self._stopped], timeout=limit)
         if not done:
             progress(f"not all had ended after {limit:g} s: killing the rest")
-            await sweep(self._supervisor.token, grace=0.0)
             with contextlib.suppress(FleetError):  # it has ended meanwhile, or is out of reach
                 await self._runtime.kill()
+                if self.spec.fleet.target == "ray":
+                    # Those parts end by themselves now; the bridge, which the sweep would find, sees to it.
+                    await asyncio.wait([self._stopped], timeout=_KILLED_SECONDS)
+            await sweep(self._supervisor.token, grace=0.0)
         await self._stopped
 
     async def _stop_in_order(self, progress: Progress) -> None:

@@ -18,6 +18,7 @@ from tri_serve.errors import ConnectionFailedError, GatewayStartError, ResourceE
 from tri_serve.fleet.background import go_on
 from tri_serve.fleet.backoff import RestartBackoff
 from tri_serve.fleet.keys import NOBODY
+from tri_serve.fleet.parts import Address
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import GatewayState, WorkerState, write_private
 from tri_serve.fleet.unix_http import unix_request
@@ -98,6 +99,11 @@ def _add_running(status: dict[str, Any], former: dict[str, Any]) -> None:
         entry["in_flight"] += running.get(entry["name"], 0)
 
 
+def url_of(host: str, port: int) -> str:
+    """Where clients connect."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class GatewayProcess:
     """Holds the listening socket; every gateway process inherits it, so it stays open between two of them."""
 
@@ -110,13 +116,13 @@ class GatewayProcess:
         on_change: Callable[[], None],
         name: str = "gateway",
         node: str = "",
-        url: str | None = None,
+        address: Address | None = None,
         orphan_grace: float = ORPHAN_GRACE + 3.0,
         backoff: RestartBackoff | None = None,
     ) -> None:
         self.name = name
         self._node = node
-        self._url = url
+        self._address = address
         # Longer than engines have: as those end, their streams are given an error event instead of a cut.
         self._orphan_grace = orphan_grace
         self.config = config
@@ -199,7 +205,7 @@ class GatewayProcess:
         known = GatewayState(
             name=self.name,
             node=self._node,
-            url=self._url,
+            url=url_of(*self._address) if self._address else None,
             phase=self._phase,
             since=self._since,
             pid=self._current.child.pid if self._current else None,
@@ -218,11 +224,17 @@ class GatewayProcess:
             with contextlib.suppress(ConnectionFailedError):  # it has just died, and its streams with it
                 await process.ask("POST", "/end", {"replica": replica})
 
-    async def replace(self, config: GatewayConfig, listener: socket.socket | None = None) -> None:
+    async def replace(
+        self,
+        config: GatewayConfig,
+        listener: socket.socket | None = None,
+        *,
+        address: Address | None = None,
+    ) -> None:
         """Put a process with ``config`` (and another socket) in place of the running one.
 
         The new one takes connections before the old one stops taking them. On failure the old one stays;
-        raises GatewayStartError.
+        raises GatewayStartError. ``address`` is what the gateway's URL says from then on.
         """
         async with self._swap:
             if self._stopping.is_set():
@@ -244,6 +256,7 @@ class GatewayProcess:
                 raise
             if self.listener is not old_listener:
                 old_listener.close()
+            self._address = address or self._address
             self._since = time.time()  # "running" is not new, but this process is
             self._enter("running")
             if old is not None and self._roster and not await self.wait_ready(within=_TAKEOVER):
@@ -257,8 +270,14 @@ class GatewayProcess:
         async with self._swap:
             old, self._current = self._current, None
             self.listener.close()
+            self._enter("starting")
             if old is not None:
                 await old.end()
+
+    def reopen(self, listener: socket.socket) -> None:
+        """Go on with ``listener`` in place of one that was closed; a process comes until one runs."""
+        self.listener = listener
+        self._again.set()
 
     def restart(self) -> None:
         """Forget the record of failures, and start at once if it is down."""

@@ -14,6 +14,11 @@ class FleetLoad:
     statuses: Mapping[str, dict[str, Any] | None]
 
     @property
+    def known(self) -> bool:
+        """Whether a gateway answered: if none did, there may be any load."""
+        return next(self._answered(), None) is not None
+
+    @property
     def requests(self) -> int:
         """Requests that run through the gateways."""
         return sum(

@@ -12,6 +12,9 @@ from tri_serve.fleet.state import GatewayState, RayState, ReplicaPhase, ReplicaS
 from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
 from tri_serve.spec.models import Spec
 
+Address = tuple[str, int]
+"""Host and port."""
+
 
 class ReplicaPart(Protocol):
     """One replica; ``on_change`` of whoever made it is called after every change."""
@@ -59,8 +62,22 @@ class GatewayPart(Protocol):
     async def end_streams(self, replica: str) -> None:
         """The drain deadline of a replica has come: what still runs there is ended or asked elsewhere."""
 
-    async def replace(self, config: GatewayConfig, listener: socket.socket | None = None) -> None: ...
+    async def replace(
+        self,
+        config: GatewayConfig,
+        listener: socket.socket | None = None,
+        *,
+        address: Address | None = None,
+    ) -> None:
+        """Put a process with ``config`` in place of the running one; what fails leaves it as it was.
+
+        ``listener``: another socket; ``address``: where it listens, or is to, where the gateway binds its own.
+        """
+
     async def close_listener(self) -> None: ...
+    def reopen(self, listener: socket.socket) -> None:
+        """Go on with ``listener`` in place of one that was closed, as before that, whatever has failed since."""
+
     def restart(self) -> None: ...
     async def stop(self) -> None: ...
 

@@ -64,6 +64,11 @@ class ReleasePaths:
         return self.root / "gateway.json"
 
     @property
+    def gateway_order(self) -> Path:
+        """On a node of a cluster: what its gateway is to be."""
+        return self.root / "gateway-order.json"
+
+    @property
     def timings(self) -> Path:
         """How long the last start took; kept over `down`."""
         return self.root / "timings.json"
@@ -134,9 +139,10 @@ def release_paths(release: str, environ: Mapping[str, str] = os.environ) -> Rele
 
 
 def known_releases(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Releases that have a state, running or not."""
+    """Releases that have a state, running or not, and those that may run on a cluster."""
     folder = state_dir(environ) / "releases"
-    return tuple(sorted(path.parent.name for path in folder.glob("*/state.json")))
+    files = (*folder.glob("*/state.json"), *folder.glob("*/cluster.json"))
+    return tuple(sorted({path.parent.name for path in files}))
 
 
 @contextmanager

@@ -60,6 +60,8 @@ async def keep_size(fleet: Fleet) -> None:
         if scaler is None or fleet.phase is not FleetPhase.RUNNING:
             continue
         load, count = await fleet.load(), len(fleet.replicas)
+        if not load.known:  # they may serve where the supervisor cannot reach them
+            continue
         wanted = scaler.observe(load.waiting_and_running, count)
         if wanted == count or (wanted > count and not pause.over(time.monotonic())):
             continue

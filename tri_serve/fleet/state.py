@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import tempfile
 import time
 from enum import StrEnum
@@ -73,10 +74,18 @@ class SupervisorState(StateModel):
     """Marker in the environment of everything that it started."""
     started: float
     """Unix time."""
+    host: str = ""
+    """Name of its machine."""
+
+    @property
+    def elsewhere(self) -> str | None:
+        """Its machine, if that is another one, which shares this one's files: who lives there is not seen here."""
+        here = self.boot == boot_id() or self.host in ("", platform.node())
+        return None if here else self.host
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Whether this very process still runs, on this machine."""
         return self.boot == boot_id() and is_alive(ProcessIdentity(self.pid, self.ticks))
 
     @classmethod
@@ -84,7 +93,8 @@ class SupervisorState(StateModel):
         """This process."""
         me = identify(os.getpid())
         assert me is not None, "a process that asks is alive"
-        return cls(pid=me.pid, ticks=me.ticks, boot=boot_id(), token=token, started=time.time())
+        host = platform.node()
+        return cls(pid=me.pid, ticks=me.ticks, boot=boot_id(), token=token, started=time.time(), host=host)
 
 
 class ReplicaState(StateModel):
@@ -209,6 +219,11 @@ class FleetState(StateModel):
     """Fewest and most replicas, if their number follows the load."""
     gateways: tuple[GatewayState, ...]
     error: ErrorState | None = None
+
+    @property
+    def elsewhere(self) -> str | None:
+        """Another machine on which its supervisor may live."""
+        return None if self.phase is FleetPhase.FAILED else self.supervisor.elsewhere
 
     @property
     def ready(self) -> bool:

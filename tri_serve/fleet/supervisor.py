@@ -60,7 +60,13 @@ class Supervisor:
             loop.add_signal_handler(number, self._ending.set)
         control = ControlServer(
             self._paths.control_socket,
-            {"status": self._status, "apply": self._apply, "restart": self._restart, "stop": self._stop},
+            {
+                "status": self._status,
+                "applied": self._applied,
+                "apply": self._apply,
+                "restart": self._restart,
+                "stop": self._stop,
+            },
         )
         await control.start()
         try:
@@ -97,6 +103,9 @@ class Supervisor:
 
     async def _status(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
         return (await self.fleet.state()).model_dump(mode="json")
+
+    async def _applied(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
+        return self.fleet.applied.model_dump_json()
 
     async def _apply(self, request: Mapping[str, Any], progress: Progress) -> Any:
         if self.fleet.phase not in (FleetPhase.RUNNING, FleetPhase.CHANGING):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from tri_serve.spec.models import Spec
 KEEP_ALIVE_SECONDS = 120
 """How long an engine keeps an idle connection open. vLLM's 5 s would close connections under the gateway's
 hands: its pool gives them up after at most 60 s."""
+
+
+_INSIDE = Path(__file__).parent / "inside"
+_KEY_MIDDLEWARE = "tri_serve_engine_key.WantKey"
+"""In that folder, which the engine's Python is to look through."""
 
 
 def vllm_launch(
@@ -40,7 +46,8 @@ def vllm_launch(
     which is left to the gateway and the API servers: OpenMP's threads wait for each other spinning, and one
     that has to share its core holds up all (seen: 25 instead of 470 tokens/s). ``replicas_here``: how many
     share this machine; None: as many as the fleet may come to have. ``gpus``: the GPUs of this replica, as
-    CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is. ``api_key`` goes into ``secret_env``.
+    CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is. ``api_key`` goes into ``secret_env``, and
+    with one every route that does work wants it; vLLM by itself leaves some open.
     Raises LaunchError for what vLLM would not take.
     """
     engine = spec.engine
@@ -60,6 +67,8 @@ def vllm_launch(
         Option("--enable-prompt-tokens-details", None, ""),
         Option("--disable-uvicorn-access-log", None, ""),
     ]
+    if api_key is not None:
+        options.append(Option("--middleware", _KEY_MIDDLEWARE, ""))
     gate.check(options)
     env = _common_env(environment)
     if device == "cpu":
@@ -69,6 +78,9 @@ def vllm_launch(
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     # The spec's own variables win, but for this one: it names the GPUs of the fleet, not those of one replica.
     assigned = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    if api_key is not None:
+        places = (str(_INSIDE), *filter(None, [engine.env.get("PYTHONPATH")]))
+        assigned["PYTHONPATH"] = os.pathsep.join(places)
     return LaunchConfig(
         argv=(*environment.command, str(checkpoint), *joined(options), *engine.extra_args),
         env=env | engine.env | assigned,

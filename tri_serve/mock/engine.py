@@ -43,6 +43,8 @@ _ADMIN = (
     "/load_lora_adapter",
     "/inference/v1/abort_requests",
 )
+_OPEN = frozenset({"/health", "/ping", "/version", "/metrics", "/mock/stats", "/mock/fault"})
+"""Routes that want no key: probes and scrapers have none."""
 _JSON = b"application/json"
 _DRIP_GAP = 0.01
 
@@ -81,7 +83,7 @@ class MockEngine:
         path = request.path
         self._stats.paths[f"{request.method} {path}"] += 1
         try:
-            if path.startswith("/v1") and not self._authorized(request):
+            if path not in _OPEN and not self._authorized(request):
                 self._json(connection, 401, {"error": "Unauthorized"})
                 return
             route = self._routes.get((request.method, path))

@@ -50,7 +50,7 @@ def command(
 ) -> None:
     """Serve the OpenAI API without a model: paced answers, and faults on request.
 
-    VLLM_API_KEY, if set, is wanted as bearer token on /v1/*, as vLLM does.
+    VLLM_API_KEY, if set, is wanted as bearer token on every route that does work, as by the engines of a fleet.
     """
     import os
 

@@ -32,4 +32,4 @@ class MockSettings:
     fault: str = ""
     """What every request meets; see faults.py for the words."""
     api_key: str | None = field(default=None, repr=False)
-    """Bearer token wanted on /v1/*."""
+    """Bearer token wanted on every route that does work."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tri_serve.checkpoint.tiny import tiny_checkpoint
 from tri_serve.engine.engine import Engine, EngineState
@@ -87,6 +88,16 @@ def test_its_key_is_in_no_argv_and_not_in_its_log(running: Engine) -> None:
     assert b"--served-model-name" in command
     assert b"sesame" not in command
     assert "sesame" not in running.log.read_text()
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/invocations", "/tokenize", "/generative_scoring"])
+def test_no_route_does_work_without_its_key(running: Engine, path: str) -> None:
+    body = {"model": "tri", "prompt": "1", "max_tokens": 1}
+    url = f"http://{running.launch.host}:{running.launch.port}"
+    keys = {"Authorization": "Bearer sesame"}
+    assert requests.post(url + path, json=body, timeout=30).status_code == 401
+    assert requests.post(url + path, json=body, headers=keys, timeout=30).status_code != 401
+    assert requests.get(url + "/metrics", timeout=30).status_code == 200
 
 
 def test_the_death_of_its_core_is_noticed_at_once_and_nothing_is_left(

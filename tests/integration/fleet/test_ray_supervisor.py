@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from benchmarks.faults.fleet import is_whole
 from tri_serve.fleet.detached import live_state
@@ -192,6 +193,14 @@ def test_up_makes_two_replicas_and_a_gateway_in_a_ray_of_its_own(fleet: Any, wai
     assert max(len(line) for line in status.stdout.splitlines()) <= 80
 
 
+def test_servers_that_nobody_asks_are_left_out(fleet: Any) -> None:
+    commands = " ".join(map(command_of, fleet.processes()))
+    assert "raylet" in commands
+    assert "ray/dashboard/dashboard.py" not in commands
+    assert "ray.util.client.server" not in commands
+    assert "--minimal" in commands  # its agent has no HTTP server then
+
+
 def test_nobody_elsewhere_can_connect(fleet: Any) -> None:
     loopback = {"0100007F", "0000000000000000FFFF00000100007F"}  # the latter is IPv4 on an IPv6 socket
     assert listening(set(fleet.processes())) == loopback
@@ -261,6 +270,33 @@ def test_an_engine_setting_that_does_not_work_is_taken_back(fleet: Any, wait: Wa
     assert "no kernel for this checkpoint" in done.stderr
     after = whole(fleet, wait)
     assert after["replicas"][1]["pid"] == before["replicas"][1]["pid"]
+    assert ask(fleet) == 200
+
+
+def test_a_gateway_moves_though_the_connection_to_ray_is_lost_meanwhile(fleet: Any, wait: Wait) -> None:
+    same = ("--set", "engine.max_num_seqs=7", "--set", "gateway.limits.body_bytes=2048")
+    before = whole(fleet, wait)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(ask, fleet, body={"stream": True, "max_tokens": 300})
+        wait(lambda: state(fleet)["gateways"][0]["in_flight"])
+        with fleet.popen(
+            *("up", "-r", fleet.name, "--no-ask", *same, "--set", "gateway.host=0.0.0.0"),
+            environ={"TRI_SERVE_API_KEYS": CLIENT_KEY},
+        ) as up:
+            wait(lambda: state(fleet)["gateways"][0]["phase"] == "starting")  # its socket is closed
+            for pid in fleet.processes():
+                if "fleet.ray.bridge" in command_of(pid) and "guard" not in command_of(pid):
+                    kill(pid, wait)
+            _, said = up.communicate(timeout=HEAL_SECONDS)
+        assert up.returncode == 0, said
+        assert slow.result() == 200
+    after = whole(fleet, wait)
+    assert [r["pid"] for r in after["replicas"]] == [r["pid"] for r in before["replicas"]]
+    assert ask(fleet) == 200
+    assert requests.get(f"http://127.0.0.2:{fleet.port}/health", timeout=5).status_code == 200
+    fleet.up(*same, TRI_SERVE_API_KEYS=CLIENT_KEY)
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(f"http://127.0.0.2:{fleet.port}/health", timeout=5)
     assert ask(fleet) == 200
 
 

@@ -36,6 +36,14 @@ def test_one_round_has_no_interval():
     assert "nan" not in text
 
 
+def test_rounds_that_agree_badly_still_make_a_table():
+    rounds = [_round(29.9, 284.7), _round(440.4, 147.2)]
+    for one in rounds:
+        one["process"] = _start("process", 1040.0)
+
+    assert max(map(len, table(summarise(rounds), 2, cost=True).splitlines())) <= 80
+
+
 def test_what_ray_costs_is_shown_on_demand():
     ray = {"processes": 7, "rss_mib": 900.4, "pss_mib": 400.2}
     summary = summarise([_round(10.0, 12.0, ray=ray, spawned=3.21)])

@@ -11,7 +11,7 @@ import pytest
 from tri_serve.cli.columns import age, compact, rate
 from tri_serve.cli.fleet_status import status_lines
 from tri_serve.cli.fleet_views import status_data
-from tri_serve.fleet.state import FleetState, RayState
+from tri_serve.fleet.state import FleetState, RayState, SupervisorState
 
 Make = Callable[..., Any]
 NOTHING_YET = {
@@ -231,6 +231,21 @@ def test_a_fleet_whose_supervisor_is_gone_says_what_to_do(fleet: Make, now: floa
         "  its supervisor (pid 41000) is gone without a trace: killed, or a reboot\n"
         "  tri-serve down tidies up; tri-serve up does that, too, and starts it again\n"
     )
+
+
+def test_what_may_serve_without_its_supervisor_is_said(fleet: Make, now: float) -> None:
+    ray = RayState(phase="running", address="10.0.0.1:6379", private=False)
+    text = "\n".join(status_lines(fleet(target="ray", ray=ray), alive=False, width=None, now=now))
+    assert "what it ran on the cluster at 10.0.0.1:6379 may still serve: tri-serve up takes it over" in text
+
+
+def test_a_fleet_of_another_machine_is_not_called_stale(fleet: Make, now: float) -> None:
+    supervisor = SupervisorState(pid=1, ticks=1, boot="b", token="t", started=now, host="node-b")
+    lines = status_lines(fleet(supervisor=supervisor), alive=False, now=now)
+    assert lines[0] == "tri: " + click.style("elsewhere", bold=True)
+    assert "its supervisor runs on node-b" in lines[1]
+    data = status_data(fleet(supervisor=supervisor), alive=False)
+    assert (data["condition"], data["ready"]) == ("elsewhere", False)
 
 
 def test_programs_get_everything_and_nothing_that_is_no_more(fleet: Make) -> None:

@@ -13,7 +13,7 @@ from tri_serve.fleet.cluster_record import application_prefix, forget_record, ke
 from tri_serve.fleet.keys import check_exposure
 from tri_serve.fleet.preflight import preflight_for_cluster
 from tri_serve.fleet.ray.client import refused
-from tri_serve.fleet.ray.cluster import chosen_nodes
+from tri_serve.fleet.ray.cluster import chosen_nodes, gateway_places
 from tri_serve.fleet.ray.fitness import differing_versions, lacking, missing_room
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.spec.gateway import GatewaySpec
@@ -49,6 +49,30 @@ def test_a_node_that_is_not_there_or_not_the_only_one_of_its_name_is_refused() -
         chosen_nodes(("c",), NODES)
     with pytest.raises(UsageError, match=r"2 nodes are called b; .*10\.0\.0\.2, 10\.0\.0\.3"):
         chosen_nodes(("b",), NODES)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "places"),
+    [
+        ((), ["10.0.0.9"], ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.9"]),
+        (("a", "10.0.0.9"), ["10.0.0.1", "10.0.0.9"], ["10.0.0.1", "10.0.0.9"]),
+        (("a", "c"), ["10.0.0.1", "10.0.0.9"], ["10.0.0.1", "10.0.0.9"]),  # c may be 10.0.0.9
+        (("10.0.0.9",), ["10.0.0.8", "10.0.0.9"], ["10.0.0.9"]),
+        (("a",), ["10.0.0.1", "10.0.0.9"], ["10.0.0.1"]),  # no longer wanted there
+    ],
+)
+def test_a_gateway_that_was_found_keeps_its_place_while_its_node_is_away(
+    wanted: tuple[str, ...], found: list[str], places: list[str]
+) -> None:
+    assert gateway_places(wanted, NODES, found) == places
+
+
+def test_a_name_that_no_node_had_is_refused_whatever_was_found() -> None:
+    for found in ([], ["10.0.0.1"]):
+        with pytest.raises(UsageError, match="no node c"):
+            gateway_places(("a", "c"), NODES, found)
+    with pytest.raises(UsageError, match="no node c"):
+        gateway_places(("10.0.0.9", "c"), NODES, ["10.0.0.9"])
 
 
 def test_engines_that_span_gpus_need_them_on_one_node() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tri_serve.errors import EngineStartError, FleetError, TriServeError
+from tri_serve.errors import EngineStartError, FleetError, GatewayStartError, TriServeError
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.fleet import Fleet
 from tri_serve.fleet.order import EngineOrder
@@ -18,6 +18,9 @@ from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import FleetPhase, GatewayState, RayState, ReplicaPhase, ReplicaState
 from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
 from tri_serve.spec.models import Spec
+
+RAYS: dict[str, dict[str, str]] = {"local": {}, "ray": {"address": "10.0.0.1:6379"}}
+"""``fleet.ray`` by target."""
 
 
 class PretendReplica:
@@ -67,12 +70,17 @@ class PretendReplica:
 class PretendGateway:
     """Says what it is told to say."""
 
-    name = "gateway"
     phase = "running"
     error: TriServeError | None = None
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, name: str = "gateway") -> None:
+        self.name = name
         self.config = config
+        self.address: tuple[str, int] | None = None
+        self.refuses = False
+        """Whatever it is to be next."""
+        self.replaced = 0
+        self.closed = False
         self.running = 0
         self.answers = True
         self.asked = 0
@@ -107,11 +115,26 @@ class PretendGateway:
         self.ended.append(replica)
         self.running = 0
 
-    async def replace(self, config: GatewayConfig, listener: socket.socket | None = None) -> None:
-        self.config = config
+    async def replace(
+        self,
+        config: GatewayConfig,
+        listener: socket.socket | None = None,
+        *,
+        address: tuple[str, int] | None = None,
+    ) -> None:
+        if listener is not None:
+            listener.close()
+        if self.refuses:
+            raise GatewayStartError(f"{self.name} does not start")
+        self.config, self.address, self.closed = config, address or self.address, False
+        self.replaced += 1
 
     async def close_listener(self) -> None:
-        """There is none."""
+        self.closed = True
+
+    def reopen(self, listener: socket.socket) -> None:
+        self.closed = False
+        listener.close()
 
     def restart(self) -> None:
         """It never fails."""
@@ -129,6 +152,7 @@ class PretendRuntime:
     def __init__(self) -> None:
         self.made: list[PretendReplica] = []
         self.gateway: PretendGateway
+        self.more: tuple[PretendGateway, ...] = ()
         self.given_up = False
         self.stopped = False
 
@@ -154,7 +178,9 @@ class PretendRuntime:
         if listener is not None:
             listener.close()
         self.gateway = PretendGateway(config)
-        return (self.gateway,)
+        if listener is None:  # a cluster of three nodes
+            self.more = tuple(PretendGateway(config, f"gateway@{node}") for node in "ab")
+        return (self.gateway, *self.more)
 
     def state(self) -> RayState | None:
         return RayState(phase="failed", error="Ray died") if self.given_up else None
@@ -168,6 +194,7 @@ def play(
     replicas: int,
     scenario: Callable[[Fleet, PretendRuntime], Awaitable[None]],
     drain: float = 30,
+    target: str = "local",
 ) -> list[str]:
     """A running fleet on which the scenario is played; what it was told of progress."""
     said: list[str] = []
@@ -176,7 +203,7 @@ def play(
         spec = Spec.model_validate(
             {
                 "model": {"source": "tri-tiny-gptq", "served_name": "tri"},
-                "fleet": {"replicas": replicas},
+                "fleet": {"replicas": replicas, "target": target, "ray": RAYS[target]},
                 "gateway": {"port": free_port(), "timeouts": {"drain": drain}},
             }
         )
@@ -306,3 +333,105 @@ def test_a_part_that_fails_to_stop_keeps_nothing_else_from_its_end(
         assert runtime.stopped
 
     play(tmp_path, 2, scenario)
+
+
+def test_what_runs_elsewhere_is_killed_while_there_is_still_somebody_to_say_it_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        done: list[str] = []
+        runtime.gateway.may_stop.clear()  # it drains
+
+        async def kill() -> None:
+            done.append("kill")
+            runtime.gateway.may_stop.set()
+
+        async def sweep(_token: str, *, grace: float) -> tuple[int, ...]:
+            done.append(f"sweep, left: {runtime.stopped}")
+            return ()
+
+        monkeypatch.setattr(runtime, "kill", kill)
+        monkeypatch.setattr("tri_serve.fleet.fleet.sweep", sweep)
+        await fleet.stop(0.05, lambda _: None)
+        assert done == ["kill", "sweep, left: True"]
+
+    play(tmp_path, 2, scenario, target="ray")
+
+
+def changed(fleet: Fleet, environment_hashes: dict[str, str] | None = None, **gateway: Any) -> Desired:
+    """What runs, with another gateway."""
+    other = Spec.model_validate(
+        fleet.spec.model_dump() | {"gateway": fleet.spec.gateway.model_dump() | gateway}
+    )
+    return Desired(spec=other, environment_hashes=environment_hashes or {})
+
+
+def test_a_gateway_that_cannot_be_restarted_keeps_none_from_knowing_the_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        runtime.gateway.refuses = True
+        fleet.environment_hashes = {"only": "0" * 64}
+        with pytest.raises(GatewayStartError, match="gateway does not start"):
+            await fleet.restart("gateway", lambda _: None)
+        assert [g.config.client_key_hashes for g in runtime.more] == [{"only": "0" * 64}] * 2
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    play(tmp_path, 1, scenario, target="ray")
+
+
+def test_every_gateway_of_a_cluster_is_told_the_new_address(tmp_path: Path) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        changes = await fleet.apply(changed(fleet, host="127.0.0.2", port=8123), lambda _: None)
+        assert changes.listener
+        assert [g.address for g in (runtime.gateway, *runtime.more)] == [("127.0.0.2", 8123)] * 3
+
+    play(tmp_path, 1, scenario, target="ray")
+
+
+def test_a_move_that_one_node_refuses_is_taken_back_on_the_others(tmp_path: Path) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        old, before = fleet.spec.gateway, runtime.gateway.config
+        runtime.more[0].refuses = True
+        with pytest.raises(GatewayStartError, match="gateway@a"):
+            await fleet.apply(changed(fleet, port=8123), lambda _: None)
+        assert fleet.spec.gateway == old
+        for gateway in (runtime.gateway, runtime.more[1]):
+            assert (gateway.address, gateway.config) == ((old.host, old.port), before)
+        assert runtime.more[0].replaced == 0
+
+    play(tmp_path, 1, scenario, target="ray")
+
+
+def test_a_key_that_was_taken_back_stays_so_where_it_could_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        await fleet.apply(changed(fleet, {"a": "0" * 64, "b": "1" * 64}), lambda _: None)
+        runtime.more[0].refuses = True
+        fewer = changed(fleet, {"a": "0" * 64})
+        with pytest.raises(GatewayStartError, match="gateway@a"):
+            await fleet.apply(fewer, lambda _: None)
+        assert runtime.more[1].config.client_key_hashes == {"a": "0" * 64}
+        runtime.more[0].refuses = False
+        assert fleet.changes_to(fewer).gateway  # one of them has to be told still
+        await fleet.apply(fewer, lambda _: None)
+        assert runtime.more[0].config.client_key_hashes == {"a": "0" * 64}
+        assert not fleet.changes_to(fewer)
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    play(tmp_path, 1, scenario, target="ray")
+
+
+def test_a_socket_that_was_closed_for_a_move_is_opened_again_if_that_fails(tmp_path: Path) -> None:
+    async def scenario(fleet: Fleet, runtime: PretendRuntime) -> None:
+        runtime.gateway.refuses = True
+        with socket.create_server((fleet.spec.gateway.host, fleet.spec.gateway.port)):  # until it has died
+            changing = asyncio.create_task(fleet.apply(changed(fleet, host="127.0.0.2"), lambda _: None))
+            await asyncio.sleep(0.3)
+            assert not changing.done()
+        with pytest.raises(GatewayStartError):
+            await changing
+        assert not runtime.gateway.closed
+
+    play(tmp_path, 1, scenario)

@@ -73,3 +73,56 @@ def test_what_a_replaced_process_still_has_running_counts_and_is_ended_at_a_dead
         listener.close()
 
     asyncio.run(scenario())
+
+
+def test_a_socket_that_could_not_be_moved_is_opened_again_until_a_process_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 1
+
+    async def start(_self: GatewayProcess) -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise GatewayStartError("it does not start")
+        return Running()
+
+    class Running(PretendProcess):
+        started = 0.0
+
+        def __init__(self) -> None:
+            super().__init__(0)
+            self.child = self
+            self.pid = 1
+
+        async def wait_program(self) -> int:
+            await self.may_end.wait()
+            return 0
+
+        async def end(self) -> None:
+            self.may_end.set()
+
+    async def scenario() -> None:
+        nonlocal failures
+        monkeypatch.setattr(GatewayProcess, "_start", start)
+        config = GatewayConfig(release="r", served_models=("tri",), admin_socket=tmp_path / "admin")
+        here, there, again = (socket.create_server(("127.0.0.1", 0)) for _ in range(3))
+        gateway = GatewayProcess(ReleasePaths(tmp_path), here, config, on_change=lambda: None)
+        failures = 0
+        gateway.begin()
+        async with asyncio.timeout(5):
+            while gateway.phase != "running":  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            await gateway.close_listener()
+            assert gateway.phase == "starting"
+            failures = 2
+            with pytest.raises(GatewayStartError, match="does not start"):
+                await gateway.replace(config, there)
+            gateway.reopen(again)
+            while gateway.phase != "running":  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            assert gateway.listener is again
+            assert failures == -1
+            await gateway.stop()
+
+    asyncio.run(scenario())

@@ -12,10 +12,14 @@ import pytest
 
 from tri_serve.errors import FleetError, UsageError
 from tri_serve.fleet.control import ControlServer, Progress
+from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge
+from tri_serve.fleet.ray.messages import EngineNews, digest
 from tri_serve.fleet.ray.remote_gateway import RemoteGateway
+from tri_serve.fleet.ray.remote_replica import RemoteReplica
 from tri_serve.fleet.ray.runtime import RayRuntime
 from tri_serve.fleet.release import ReleasePaths
+from tri_serve.fleet.state import ReplicaPhase, ReplicaState
 from tri_serve.gateway.config import GatewayConfig
 from tri_serve.spec.models import Spec
 
@@ -100,11 +104,13 @@ def test_a_part_of_a_ray_that_died_needs_no_end(tmp_path: Path) -> None:
 def test_a_gateway_that_cannot_be_moved_keeps_its_socket(tmp_path: Path) -> None:
     async def scenario() -> None:
         runtime = runtime_in(tmp_path)  # no bridge: every call fails
+        runtime._phase = "waiting"  # and none that comes back
         config = GatewayConfig(release="r", served_models=("tri",), admin_socket=tmp_path / "admin")
         old, new = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
         gateway = RemoteGateway(
             runtime, "gateway", config, old, host="127.0.0.1", port=1, on_change=lambda: None
         )
+        gateway._gone.clear()
         with pytest.raises(BridgeLostError):
             await gateway.replace(config, new)
         assert gateway._shared is not None
@@ -145,5 +151,107 @@ def test_a_stop_while_a_dead_ray_is_cleared_away_waits_for_its_end(tmp_path: Pat
         assert not stopping.done()
         whole.may_end.set()
         await asyncio.wait_for(stopping, 5)
+
+    asyncio.run(scenario())
+
+
+class PretendBridge:
+    """Ends as soon as it is looked at, with a word."""
+
+    returncode = -11
+
+
+def test_a_bridge_that_keeps_dying_is_said_and_waited_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(delay: float) -> None:
+        delays.append(delay)
+        await sleep(0)
+
+    class Flapping(RayRuntime):
+        connections = 0
+
+        async def _death(self) -> str | None:
+            return None
+
+        async def _connect(self, env: dict[str, str]) -> None:
+            self.connections += 1
+            if self.connections == 4:
+                raise FleetError("something else listens there")
+
+        async def _open_again(self, up: float) -> bool:
+            return False
+
+    async def scenario() -> None:
+        runtime = Flapping(runtime_in(tmp_path).spec, ReleasePaths(tmp_path))
+        runtime._bridge = PretendBridge()  # type: ignore[assignment]
+        said: list[str | None] = []
+        runtime._on_change = lambda: said.append(runtime.state().error)
+        monkeypatch.setattr("tri_serve.fleet.ray.runtime.asyncio.sleep", noted)
+        await asyncio.wait_for(runtime._watch(), 5)
+        assert delays == [1.0, 2.0, 4.0]  # the first time another one comes at once
+        assert "ended with exit code -11, 2 times" in (said[0] or "")
+        assert said[-1] == "Ray died: cannot connect to it again: something else listens there"
+
+    asyncio.run(scenario())
+
+
+def engine_news(order: EngineOrder, phase: str) -> dict[str, Any]:
+    state = ReplicaState(name="replica-0", phase=ReplicaPhase(phase), since=0.0, lives=1, log="")
+    return EngineNews(version=1, instance="one", digest=digest(order), state=state).model_dump(mode="json")
+
+
+@pytest.mark.parametrize("ends", [{"phase": "stopped"}, {"phase": "of tomorrow"}])
+def test_a_replica_outlives_news_that_its_engine_does_not(tmp_path: Path, ends: dict[str, str]) -> None:
+    """Its agent was stopped by somebody else, or says what nobody understands."""
+
+    async def scenario() -> None:
+        runtime = runtime_in(tmp_path)
+        order = EngineOrder(spec=runtime.spec, engine_key="key", number=0)
+        news = engine_news(order, "ready")
+        deployed = 0
+        deleted: list[str] = []
+
+        def deploy(_request: Mapping[str, Any]) -> bool:
+            nonlocal deployed
+            deployed += 1
+            return True
+
+        def delete(request: Mapping[str, Any]) -> None:
+            deleted.append(request["name"])
+            news["state"]["phase"] = "ready"
+
+        server = await bridge_of(
+            runtime,
+            {
+                "deploy": deploy,
+                "applications": lambda request: {request["prefix"]: {"status": "RUNNING", "message": ""}},
+                "delete": delete,
+                "call": lambda _request: news,
+            },
+        )
+        errors: list[str | None] = []
+        replica = RemoteReplica(
+            runtime, "replica-0", order, on_change=lambda: errors.append(replica.state().error)
+        )
+        async with asyncio.timeout(10):
+            replica.begin()
+            while not replica.ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            news["state"] |= ends
+            while deployed < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            news["state"]["phase"] = "ready"
+            while not replica.ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert deleted == ([runtime.application("replica-0")] if ends == {"phase": "stopped"} else [])
+        assert any("its agent" in (error or "") for error in errors)
+        assert replica._task is not None
+        replica._task.cancel()
+        await asyncio.gather(replica._task, return_exceptions=True)
+        await server.close()
 
     asyncio.run(scenario())

@@ -77,10 +77,12 @@ def test_a_lock_is_held_once(tmp_path: Path) -> None:
         pass
 
 
-def test_only_releases_with_a_state_are_known(tmp_path: Path) -> None:
+def test_releases_with_a_state_or_on_a_cluster_are_known(tmp_path: Path) -> None:
     environ = {"XDG_STATE_HOME": str(tmp_path)}
-    for name in ("b", "a", "gone"):
+    for name in ("b", "a", "c", "gone"):
         release_paths(name, environ).root.mkdir(parents=True)
     for name in ("b", "a"):
         release_paths(name, environ).state.touch()
-    assert known_releases(environ) == ("a", "b")
+    for name in ("b", "c"):
+        release_paths(name, environ).cluster.touch()
+    assert known_releases(environ) == ("a", "b", "c")

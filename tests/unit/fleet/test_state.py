@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tri_serve.fleet.state import (
     ReplicaPhase,
     ReplicaState,
     SupervisorState,
+    boot_id,
     read_state,
     write_private,
 )
@@ -73,6 +75,24 @@ def test_another_process_with_the_same_pid_is_not_the_supervisor() -> None:
 
 def test_no_supervisor_survives_a_boot() -> None:
     assert not SupervisorState.current("t").model_copy(update={"boot": "another"}).alive
+
+
+@pytest.mark.parametrize(
+    ("boot", "host", "phase", "expected"),
+    [
+        ("another", "node-b", FleetPhase.RUNNING, "node-b"),
+        ("another", "node-b", FleetPhase.FAILED, None),  # it has ended
+        ("another", platform.node(), FleetPhase.RUNNING, None),  # a boot since
+        ("another", "", FleetPhase.RUNNING, None),  # of a version that did not say
+        (boot_id(), "a-container", FleetPhase.RUNNING, None),  # this machine by another name
+    ],
+)
+def test_a_supervisor_of_another_machine_is_told_from_one_before_a_boot(
+    boot: str, host: str, phase: FleetPhase, expected: str | None
+) -> None:
+    state = fleet_state(phase)
+    supervisor = state.supervisor.model_copy(update={"boot": boot, "host": host})
+    assert state.model_copy(update={"supervisor": supervisor}).elsewhere == expected
 
 
 def test_a_zombie_is_not_alive() -> None:

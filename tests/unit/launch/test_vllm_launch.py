@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_a_cpu_engine_gets_the_command_the_checkpoint_and_every_standing_flag() 
         "--port=9001",
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
+        "--middleware=tri_serve_engine_key.WantKey",
     )
 
 
@@ -179,3 +181,9 @@ def test_an_engine_that_is_only_rendered_is_not_started() -> None:
     with pytest.raises(LaunchError, match="sglang is rendered") as caught:
         launch(kind="sglang")
     assert "render shell" in (caught.value.hint or "")
+
+
+def test_the_path_to_what_wants_the_key_keeps_the_users_own() -> None:
+    path = launch(env={"PYTHONPATH": "/mine"}).env["PYTHONPATH"].split(os.pathsep)
+    assert path[1:] == ["/mine"]
+    assert (Path(path[0]) / "tri_serve_engine_key.py").is_file()

@@ -25,18 +25,20 @@ from tri_serve.errors import TriServeError
 from tri_serve.fleet.gateway_process import GatewayProcess
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.own_children import OwnReplica
+from tri_serve.fleet.parts import Address
 from tri_serve.fleet.ray.head import HOST
 from tri_serve.fleet.ray.messages import (
     AgentSettings,
     EngineNews,
     GatewayNews,
     GatewayOrder,
+    KeptOrder,
     digest,
     roster_digest,
 )
 from tri_serve.fleet.release import LOG_BYTES, ReleasePaths
 from tri_serve.fleet.shared_listener import take_listener
-from tri_serve.fleet.state import ErrorState
+from tri_serve.fleet.state import ErrorState, write_private
 from tri_serve.gateway.config import ReplicaAddress
 from tri_serve.places import state_dir
 from tri_serve.process import logs
@@ -172,11 +174,15 @@ class GatewayAgent(Agent):
 
     def __init__(self, settings: str, order: str) -> None:
         super().__init__(AgentSettings.model_validate_json(settings))
-        self._order = GatewayOrder.model_validate_json(order)
+        given = GatewayOrder.model_validate_json(order)
+        self._given = digest(given)
+        self._order = self._kept() or given
         self._roster: tuple[ReplicaAddress, ...] | None = None
+        self._heard = asyncio.Event()
+        """A supervisor has said who is in the fleet."""
         self._told = asyncio.Event()
-        host = self._host(self._order)
-        url_host = f"[{host}]" if ":" in host else host
+        """And the order is the one that it wants."""
+        self._following = asyncio.Lock()
         self._gateway = GatewayProcess(
             self.paths,
             self._listener(self._order),
@@ -184,25 +190,69 @@ class GatewayAgent(Agent):
             on_change=self.changed,
             name=self.settings.name,
             node=self.node,
-            url=f"http://{url_host}:{self._order.port}" if self.settings.listener_socket is None else None,
+            address=self._address(self._order),
         )
         self._beginning = asyncio.get_running_loop().create_task(self._begin())
         self._owns = True
 
     async def _begin(self) -> None:
-        """Begin when the roster is known: a gateway that knows nobody yet would refuse those who have waited."""
+        """Begin when roster and order are those of now.
+
+        A gateway that knows nobody yet would refuse those who have waited, and one with an earlier order may let in
+        whose key was disabled since.
+        """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._told.wait(), _ROSTER_SECONDS)
+            await asyncio.wait_for(self._heard.wait(), _ROSTER_SECONDS)
+        if self._heard.is_set():
+            await self._told.wait()
         if self._owns:
             self._gateway.begin()
 
-    def _host(self, order: GatewayOrder) -> str:
-        return self.node if order.host in ("node", "0.0.0.0", "::") else order.host  # noqa: S104 -- compared
+    def _bound(self, order: GatewayOrder) -> Address:
+        return (self.node if order.host == "node" else order.host), order.port
+
+    def _address(self, order: GatewayOrder) -> Address | None:
+        """What clients are told; None where the supervisor says it."""
+        if self.settings.listener_socket is not None:
+            return None
+        everywhere = order.host in ("node", "0.0.0.0", "::")  # noqa: S104 -- compared
+        return (self.node if everywhere else order.host), order.port
 
     def _listener(self, order: GatewayOrder) -> socket.socket:
         if self.settings.listener_socket is not None:
             return take_listener(self.settings.listener_socket)
-        return bind_listener(self.node if order.host == "node" else order.host, order.port)
+        return bind_listener(*self._bound(order))
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._gateway.listener.fileno() < 0
+
+    @property
+    def _followed(self) -> str:
+        return "" if self._is_closed else digest(self._order)
+
+    def _kept(self) -> GatewayOrder | None:
+        """What an earlier agent of the same place followed last, if that was made with the same order as this."""
+        if self.settings.listener_socket is not None:
+            return None
+        try:
+            kept = KeptOrder.model_validate_json(self.paths.gateway_order.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("%s: %s", self.paths.gateway_order, error)
+            return None
+        return kept.order if kept.given == self._given else None
+
+    def _keep(self) -> None:
+        """Where the supervisor hands the socket out, agents die with it."""
+        if self.settings.listener_socket is not None:
+            return
+        kept = KeptOrder(given=self._given, order=self._order)
+        try:
+            write_private(self.paths.gateway_order, kept.model_dump_json())
+        except OSError as error:  # the supervisor, if it lives, tells the next agent
+            log.warning("cannot write %s: %s", self.paths.gateway_order, error)
 
     async def changes(self, seen: int, within: float) -> dict[str, Any]:
         """News of the gateway, as soon as there are any."""
@@ -211,7 +261,7 @@ class GatewayAgent(Agent):
         return GatewayNews(
             version=self.version,
             instance=self.instance,
-            digest=digest(self._order),
+            digest=self._followed,
             roster_digest="" if self._roster is None else roster_digest(self._roster),
             state=self._gateway.state(None),
             error=ErrorState.of(error) if error else None,
@@ -221,11 +271,16 @@ class GatewayAgent(Agent):
         """What the gateway process says of itself."""
         return await self._gateway.status()
 
-    async def set_roster(self, roster: list[dict[str, Any]], within: float) -> None:
-        """Who may be sent requests; returns when the gateway process knows, or after ``within`` seconds."""
+    async def set_roster(self, roster: list[dict[str, Any]], within: float, order: str) -> None:
+        """Who may be sent requests; returns when the gateway process knows, or after ``within`` seconds.
+
+        ``order``: digest of the one that is wanted now.
+        """
         self._roster = tuple(ReplicaAddress.model_validate(each) for each in roster)
         self._gateway.set_roster(self._roster)
-        self._told.set()
+        self._heard.set()
+        if order == self._followed:
+            self._told.set()
         await self._gateway.roster_told(within=within)
 
     async def end_streams(self, replica: str) -> None:
@@ -235,20 +290,41 @@ class GatewayAgent(Agent):
     async def follow(self, order: str) -> dict[str, Any] | None:
         """Put a process with another configuration (and socket) in place of the present one; its error, if any."""
         wanted = GatewayOrder.model_validate_json(order)
-        known = self._order
-        if digest(wanted) == digest(known):
-            return None
-        another = wanted.socket_number != known.socket_number or (
-            self.settings.listener_socket is None and (wanted.host, wanted.port) != (known.host, known.port)
-        )
-        config = wanted.config.model_copy(update={"admin_socket": self.paths.admin_socket(0)})
-        try:
-            await self._gateway.replace(config, self._listener(wanted) if another else None)
-        except TriServeError as error:
-            return ErrorState.of(error).model_dump()
-        self._order = wanted
+        if not self._beginning.done():  # its first process should know the engines, too
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._heard.wait(), _ROSTER_SECONDS)
+        async with self._following:
+            if digest(wanted) == self._followed:
+                return None
+            try:
+                await self._change_to(wanted)
+            except TriServeError as error:
+                return ErrorState.of(error).model_dump()
+            self._order = wanted
+            self._keep()
+        if self._heard.is_set():
+            self._told.set()
         self.changed()
         return None
+
+    async def _change_to(self, wanted: GatewayOrder) -> None:
+        gateway, known = self._gateway, self._order
+        config = wanted.config.model_copy(update={"admin_socket": self.paths.admin_socket(0)})
+        address = self._address(wanted)
+        own = self.settings.listener_socket is None
+        if own and wanted.port == known.port and self._bound(wanted) != self._bound(known):
+            await gateway.close_listener()  # the two addresses may exclude each other
+            try:
+                await gateway.replace(config, self._listener(wanted), address=address)
+            except TriServeError:
+                gateway.reopen(self._listener(known))
+                raise
+            return
+        another = (
+            self._bound(wanted) != self._bound(known) if own else wanted.socket_number != known.socket_number
+        )
+        listener = self._listener(wanted) if another or self._is_closed else None
+        await gateway.replace(config, listener, address=address)
 
     async def close_listener(self) -> None:
         """See GatewayProcess."""
@@ -256,13 +332,17 @@ class GatewayAgent(Agent):
 
     async def renew(self) -> None:
         """Another process of the same configuration, also if it was given up."""
-        self._gateway.restart()
-        await self._gateway.replace(self._gateway.config)
+        async with self._following:
+            self._gateway.restart()
+            listener = self._listener(self._order) if self._is_closed else None
+            await self._gateway.replace(self._gateway.config, listener)
 
     async def stop(self) -> None:
         """Let running requests finish within the drain time, then end."""
         self._owns = False
+        self._beginning.cancel()
         await self._gateway.stop()
+        self.paths.gateway_order.unlink(missing_ok=True)
 
 
 Engine: serve.Deployment = serve.deployment(name="Engine")(EngineAgent)

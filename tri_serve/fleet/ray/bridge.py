@@ -21,6 +21,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ServeStatus
 
 from tri_serve.errors import FleetError
 from tri_serve.fleet.control import ControlServer, Progress
@@ -32,7 +33,6 @@ from tri_serve.fleet.ray.removal import (
     clear_applications,
     delete_applications,
     is_placed,
-    kill_agents,
     leave_serve,
 )
 
@@ -52,7 +52,6 @@ _COMMANDS = (
     "clear",
     "delete",
     "deploy",
-    "kill",
     "leave",
     "nodes",
     "placed",
@@ -66,6 +65,7 @@ class Bridge:
     def __init__(self) -> None:
         self._handles: dict[str, DeploymentHandle[Any]] = {}
         self._deploying = asyncio.Lock()
+        self._asking: asyncio.Task[ServeStatus] | None = None
 
     async def deploy(self, request: Mapping[str, Any], _progress: Progress) -> Any:
         """Have an application ``name`` with one agent; True if it had to be made, and was not there already."""
@@ -122,10 +122,6 @@ class Bridge:
             parts=request.get("parts"),
         )
 
-    async def kill(self, request: Mapping[str, Any], _progress: Progress) -> Any:
-        """See ``kill_agents``."""
-        return await asyncio.to_thread(kill_agents, request["prefix"])
-
     async def leave(self, _request: Mapping[str, Any], _progress: Progress) -> Any:
         """See ``leave_serve``."""
         return await asyncio.to_thread(leave_serve)
@@ -167,7 +163,10 @@ class Bridge:
 
     async def applications(self, request: Mapping[str, Any], _progress: Progress) -> Any:
         """Serve's own word on applications whose names begin with ``prefix``."""
-        status = await asyncio.to_thread(serve.status)
+        # Every part that starts asks several times a second, while cores are short: one answer for all.
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(asyncio.to_thread(serve.status))
+        status = await asyncio.shield(self._asking)
         found: dict[str, Any] = {}
         for name, application in status.applications.items():
             if name.startswith(request["prefix"]):

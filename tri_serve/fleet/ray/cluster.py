@@ -1,6 +1,8 @@
 """The user's own Ray cluster as a fleet's runtime: checked first, taken over, left as it was found.
 
-What is deployed there outlives this supervisor: only `down` takes it away.
+What is deployed there outlives a supervisor that dies, and one that cannot take it over: only a stop that was asked
+for takes it away, and the first start of all if it fails. A node that joins later gets a gateway from the next
+supervisor.
 """
 
 from __future__ import annotations
@@ -9,14 +11,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from tri_serve.errors import FleetError, UsageError
 from tri_serve.fleet.background import go_on
-from tri_serve.fleet.cluster_record import ClusterRecord, application_prefix, forget_record, keep_record
+from tri_serve.fleet.cluster_record import (
+    ClusterRecord,
+    application_prefix,
+    forget_record,
+    keep_record,
+    read_record,
+)
 from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge
 from tri_serve.fleet.ray.runtime import RayRuntime
+from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import NodeState, RayState
 from tri_serve.spec.models import Spec
 
@@ -27,6 +38,9 @@ _ANSWER_SECONDS = 8.0
 _SILENT_SECONDS = 15.0
 """A head that does not answer for so long is lost; Ray's nodes themselves wait for a minute."""
 _HEARD_SECONDS = 15.0
+_CONNECTED_AGAIN = 15.0
+"""A new connection in place of one that was lost takes 2 s, more on a busy machine."""
+_POLL = 0.1
 _BEYOND_STOP = 30.0
 """What Serve needs on top of a part's own time to stop."""
 
@@ -40,6 +54,9 @@ class ClusterRuntime(RayRuntime):
         self._found: frozenset[str] = frozenset()
         self._doing: str | None = None
         self._clearing: asyncio.Task[None] | None = None
+        self._killed = False
+        self._left: set[str] = set()
+        """Parts that could not be ended, since the cluster was lost."""
 
     @property
     def engine_key(self) -> str:
@@ -79,9 +96,11 @@ class ClusterRuntime(RayRuntime):
         """Connected to, every node checked. Raises FleetError, UsageError with all that is missing."""
         timeouts, engine = self.spec.gateway.timeouts, self.spec.engine
         patience = timeouts.drain + engine.shutdown_timeout + _BEYOND_STOP
+        first = False
         try:
             await self._open()
             assert self._address is not None, "given, or found"
+            first = read_record(self.paths) is None
             self._record = keep_record(self.paths, self._address, patience)
             prefix = self.application("")
             found = await self.ask("applications", prefix=prefix)
@@ -89,8 +108,9 @@ class ClusterRuntime(RayRuntime):
             if self.takes_over:
                 log.info("found what an earlier supervisor had started: %s", ", ".join(sorted(self._found)))
             await self._check_first()
+            self.gateway_nodes()  # said while what is found can still be left as it is
         except BaseException:
-            if self._record is not None and not self._found:
+            if first and not self._found:  # otherwise something may run there
                 forget_record(self.paths)
             await self._close()
             raise
@@ -99,7 +119,7 @@ class ClusterRuntime(RayRuntime):
     async def _check_first(self) -> None:
         try:
             await self.check(self.spec, log.info)
-        except FleetError as error:
+        except (FleetError, UsageError) as error:
             if not self.takes_over:
                 raise
             log.warning("%s", error)  # what runs there goes on nevertheless
@@ -108,10 +128,9 @@ class ClusterRuntime(RayRuntime):
         """Look on every node for what ``spec`` needs there. Raises FleetError, UsageError."""
         self._nodes = await self.ask("nodes")
         chosen = chosen_nodes(spec.fleet.ray.gateway_nodes, self._nodes)
-        here = {part.node for part in self._parts if part.kind == "gateway"}
-        taken = {name.rpartition("@")[2] for name in self._found}
-        same_port = spec.gateway.port == self.spec.gateway.port
-        occupied = [node for node in chosen if same_port and node in here | taken]
+        ports = {name.rpartition("@")[2]: applied_port(self.paths) for name in self._found}
+        ports |= {str(part.node): part.port for part in self._parts if part.kind == "gateway"}
+        occupied = [node for node in chosen if ports.get(node) == spec.gateway.port]
 
         def note(line: str) -> None:
             self._doing = line
@@ -138,16 +157,9 @@ class ClusterRuntime(RayRuntime):
             )
 
     def gateway_nodes(self) -> list[str]:
-        """Addresses of the nodes that get a gateway."""
-        chosen = chosen_nodes(self.spec.fleet.ray.gateway_nodes, self._nodes)
-        if not self.spec.fleet.ray.gateway_nodes:
-            # A node that is away for a while keeps its gateway's place.
-            chosen += [
-                name.rpartition("@")[2]
-                for name in sorted(self._found)
-                if name.startswith("gateway@") and name.rpartition("@")[2] not in chosen
-            ]
-        return chosen
+        """Addresses of the nodes that get a gateway. Raises UsageError."""
+        found = [name.rpartition("@")[2] for name in sorted(self._found) if name.startswith("gateway@")]
+        return gateway_places(self.spec.fleet.ray.gateway_nodes, self._nodes, found)
 
     async def engines_begun(self) -> None:
         """Of what was taken over, hear of every engine before gateways are told who is there."""
@@ -170,37 +182,78 @@ class ClusterRuntime(RayRuntime):
     @property
     def patience(self) -> float:
         """Seconds in which a part has stopped, at the latest."""
+        if self._killed:
+            return 0.0
         return self._record.patience if self._record else _BEYOND_STOP
 
     async def end(self, name: str, within: float) -> None:
-        """Have an agent stop what it keeps, and have it no more; what cannot be done is left to ``stop``."""
-        if not self.is_up:
+        """Have an agent stop what it keeps, and have it no more.
+
+        A connection that is lost meanwhile is waited for. What a lost cluster keeps is cleared when it is back, or
+        by ``stop``, to which all is left after ``kill``.
+        """
+        while self.is_whole and not self._killed:
+            try:
+                await self._end(name, within)
+            except BridgeLostError:
+                await asyncio.sleep(_POLL)
+                continue
+            except FleetError as error:
+                log.warning("%s: %s", name, error)
             return
+        self._left.add(name)
+
+    async def _end(self, name: str, within: float) -> None:
         application = self.application(name)
         try:
             if await self.ask("placed", name=application):
                 await self.call(name, "stop", within=within)
-            await self.ask("delete", name=application, patience=self.patience)
-        except FleetError as error:
+        except BridgeLostError:
+            raise
+        except FleetError as error:  # it has just died: Serve would make it again
             log.info("%s: %s", name, error)
+        await self.ask("delete", name=application, patience=self.patience)
+
+    async def ask(self, command: str, **arguments: Any) -> Any:
+        """Ask the bridge. Raises FleetError."""
+        # A part that lost its agent would have another made.
+        if self._killed and command in ("call", "deploy"):
+            raise FleetError(f"release {self.paths.release} is being stopped")
+        return await super().ask(command, **arguments)
 
     async def kill(self) -> None:
-        """End all parts on the cluster at once."""
-        await self.ask("kill", prefix=self.application(""))
+        """End all parts on the cluster at once; their own stops end with that."""
+        if self._task is not None:
+            self._killed = True
+            await self._clear_all()
 
     async def stop(self) -> None:
         """Leave the cluster without anything of ours; the record stays if that cannot be done now."""
         if self._clearing is not None:
             self._clearing.cancel()
             await asyncio.gather(self._clearing, return_exceptions=True)
-        if self._record is not None and self.is_up:
+        if self._task is not None:  # before, nothing is made there
             try:
-                await self.ask("clear", prefix=self.application(""), patience=self.patience)
+                await self._clear_all()
                 await self.ask("leave")
                 forget_record(self.paths)
             except FleetError as error:
-                log.warning("the cluster could not be cleared: %s", error)
+                log.warning("what runs on the cluster at %s was not stopped: %s", self._address, error)
         await super().stop()
+
+    async def _clear_all(self) -> None:
+        """Every part away; a connection that is lost has some seconds to come back. Raises FleetError."""
+        lost: float | None = None
+        while True:
+            try:
+                await self.ask("clear", prefix=self.application(""), patience=self.patience)
+            except BridgeLostError:
+                lost = lost or time.monotonic()
+                if not self.is_whole or time.monotonic() - lost > _CONNECTED_AGAIN:
+                    raise
+                await asyncio.sleep(_POLL)
+            else:
+                return
 
     # -- inside -----------------------------------------------------------------------------------------
 
@@ -208,6 +261,10 @@ class ClusterRuntime(RayRuntime):
         await super()._open()
         # "auto" means another cluster later.
         self._address = str(await ask_bridge(self._socket, "address"))
+        left = sorted(self._left - {part.name for part in self._parts})
+        self._left.clear()
+        if left:
+            self._clearing = asyncio.create_task(self._clear(left))
 
     async def _death(self) -> str | None:
         """Until the bridge ends (None), or the head has been silent for too long; follows the nodes meanwhile."""
@@ -239,6 +296,14 @@ class ClusterRuntime(RayRuntime):
         self._on_change()
 
 
+def applied_port(paths: ReleasePaths) -> int | None:
+    """Where the gateways of an earlier supervisor listen; None if that is not known."""
+    try:
+        return int(yaml.safe_load(paths.spec.read_text(encoding="utf-8"))["gateway"]["port"])
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return None
+
+
 def chosen_nodes(wanted: tuple[str, ...], nodes: list[dict[str, Any]]) -> list[str]:
     """Addresses of the nodes that get a gateway: all, or those that are named by address or name.
 
@@ -251,6 +316,22 @@ def chosen_nodes(wanted: tuple[str, ...], nodes: list[dict[str, Any]]) -> list[s
     for node in nodes:
         by_name.setdefault(str(node["name"]), []).append(str(node["address"]))
     return list(dict.fromkeys(_address_of(name, addresses, by_name) for name in wanted))
+
+
+def gateway_places(wanted: tuple[str, ...], nodes: list[dict[str, Any]], found: Sequence[str]) -> list[str]:
+    """As ``chosen_nodes``, but a gateway that was ``found`` keeps its place while its node is away."""
+    away = [address for address in found if address not in {str(node["address"]) for node in nodes}]
+    if not wanted:
+        return chosen_nodes((), nodes) + away
+    known = {str(node[key]) for node in nodes for key in ("address", "name")}
+    there = tuple(name for name in wanted if name in known)
+    missing = set(wanted) - known
+    # Which node a name meant is known as long as the node is there; after that it may be any that is away.
+    unclear = missing - set(away)
+    if unclear and set(away) <= missing:
+        return chosen_nodes(tuple(name for name in wanted if name in unclear), nodes)
+    kept = away if unclear else [address for address in away if address in missing]
+    return (chosen_nodes(there, nodes) if there else []) + kept
 
 
 def _address_of(name: str, addresses: list[str], by_name: Mapping[str, list[str]]) -> str:

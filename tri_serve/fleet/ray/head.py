@@ -15,7 +15,6 @@ from pathlib import Path
 from tri_serve.errors import FleetError
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import write_private
-from tri_serve.process.ports import free_port
 
 HOST = "127.0.0.1"
 OBJECT_STORE_BYTES = 80_000_000
@@ -123,7 +122,7 @@ def head_command(*, port: int, folder: Path, cpus: int, gpus: int) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "ray.scripts.scripts",
+        "tri_serve.fleet.ray.start_head",
         "start",
         "--head",
         "--block",
@@ -138,7 +137,4 @@ def head_command(*, port: int, folder: Path, cpus: int, gpus: int) -> list[str]:
         "--include-log-monitor=false",
         # No node is added or taken away.
         "--no-monitor",
-        # By default fixed numbers, on which two Rays would collide.
-        f"--ray-client-server-port={free_port(HOST)}",
-        f"--dashboard-agent-listen-port={free_port(HOST)}",
     ]

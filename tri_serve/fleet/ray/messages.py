@@ -36,6 +36,15 @@ class GatewayOrder(StateModel):
     """Counts the listening sockets: another number, and the agent takes the new one."""
 
 
+class KeptOrder(StateModel):
+    """What a gateway's agent leaves on its node for the next: Serve would make that with the first order of all."""
+
+    given: str
+    """Digest of the order that the agent was made with."""
+    order: GatewayOrder
+    """The one that it followed last."""
+
+
 class EngineNews(StateModel):
     """An engine agent's answer."""
 
@@ -56,6 +65,7 @@ class GatewayNews(StateModel):
     version: int
     instance: str
     digest: str
+    """Of the order that it follows; empty while it has no socket to listen on."""
     roster_digest: str
     state: GatewayState
     error: ErrorState | None = None

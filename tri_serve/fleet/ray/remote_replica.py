@@ -12,8 +12,8 @@ from tri_serve.errors import EngineStartError, FleetError, TriServeError
 from tri_serve.fleet.background import go_on
 from tri_serve.fleet.control import as_exception
 from tri_serve.fleet.order import EngineOrder
-from tri_serve.fleet.ray.client import BridgeLostError
 from tri_serve.fleet.ray.messages import EngineNews, digest
+from tri_serve.fleet.ray.remote_part import NEWS_SECONDS, RemotePart, understood
 from tri_serve.fleet.state import ReplicaPhase, ReplicaState
 
 if TYPE_CHECKING:
@@ -21,28 +21,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NEWS_SECONDS = 3.0
-"""An agent answers at least so often."""
-_AGAIN_SECONDS = 0.5
 _BEYOND_STOP = 60.0
 """Seconds past its shutdown timeout for an engine that does not end, and for one that was just being made."""
 
 
-class RemoteReplica:
+class RemoteReplica(RemotePart):
     """Keeps an agent on its order, and mirrors what it says."""
 
     def __init__(
         self, runtime: RayRuntime, name: str, order: EngineOrder, *, on_change: Callable[[], None]
     ) -> None:
-        self.name = name
+        super().__init__(runtime, name, None, on_change)
         self.order = order
         self.error: TriServeError | None = None
-        self._runtime = runtime
-        self._on_change = on_change
         self._state = ReplicaState(
             name=name, phase=ReplicaPhase.STARTING, since=time.time(), log=str(runtime.paths.log(name))
         )
-        self.node: str | None = None
         self.kind: Literal["engine"] = "engine"
         self._instance = ""
         self._lives_before = 0
@@ -99,21 +93,12 @@ class RemoteReplica:
         await self._runtime.end(self.name, self.order.spec.engine.shutdown_timeout + _BEYOND_STOP)
         self._enter(ReplicaPhase.STOPPED)
 
-    async def _live(self) -> None:
-        while True:
-            await self._runtime.wait_up()
-            try:
-                made = await self._runtime.deploy("engine", self.name, self.order.model_dump_json())
-                if made and self._instance:
-                    self._lost(FleetError("Ray Serve had lost it; it is made again"))
-                await self._runtime.deployed("engine", self.name, None, self._waits)
-                await self._follow()
-            except BridgeLostError as error:
-                log.info("%s: %s", self.name, error)  # the agent goes on; if Ray died, ``ray_died`` says so
-                await asyncio.sleep(_AGAIN_SECONDS)
-            except FleetError as error:
-                self._lost(error)
-                await asyncio.sleep(_AGAIN_SECONDS)
+    async def _deploy_and_follow(self) -> None:
+        made = await self._runtime.deploy("engine", self.name, self.order.model_dump_json())
+        if made and self._instance:
+            self._lost(FleetError("Ray Serve had lost it; it is made again"))
+        await self._runtime.deployed("engine", self.name, None, self._waits)
+        await self._follow()
 
     async def _follow(self) -> None:
         seen = -1
@@ -124,6 +109,7 @@ class RemoteReplica:
                 await self._runtime.call(self.name, "follow", self.order.model_dump_json())
                 continue
             seen = news.version
+            await self._check_goes_on(news.state.phase)
             if not self._instance:
                 self._adopt(news)
             if news.digest != digest(self.order):
@@ -139,12 +125,12 @@ class RemoteReplica:
 
     async def _news(self, seen: int) -> EngineNews | None:
         """What the agent says next; None if the order changed meanwhile."""
-        call = asyncio.ensure_future(self._runtime.call(self.name, "changes", seen, _NEWS_SECONDS))
+        call = asyncio.ensure_future(self._runtime.call(self.name, "changes", seen, NEWS_SECONDS))
         wanted = asyncio.ensure_future(self._wanted.wait())
         try:
             await asyncio.wait((call, wanted), return_when=asyncio.FIRST_COMPLETED)
             if call.done():
-                return EngineNews.model_validate(call.result())
+                return understood(EngineNews, call.result())
             return None
         finally:
             for task in (call, wanted):
@@ -162,14 +148,9 @@ class RemoteReplica:
         self._state = news.state
         self._on_change()
 
-    def _waits(self, reason: str) -> None:
-        """It cannot be placed now; Ray goes on trying."""
-        if self._state.error != reason:
-            self._lost(FleetError(reason))
-
-    def ray_died(self, error: FleetError) -> None:
-        """Ray is gone, and the agent with it."""
-        self._lost(error)
+    @property
+    def _error_shown(self) -> str | None:
+        return self._state.error
 
     def _lost(self, error: FleetError) -> None:
         """Its agent does not answer: what it kept is gone, or will be replaced."""

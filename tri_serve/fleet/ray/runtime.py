@@ -21,17 +21,18 @@ from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.prepare import fleet_gpus
 from tri_serve.fleet.ray import head
 from tri_serve.fleet.ray.client import BridgeLostError, ask_bridge, refused
-from tri_serve.fleet.ray.messages import AgentSettings
+from tri_serve.fleet.ray.deployments import Deployments
+from tri_serve.fleet.ray.processes import own_processes, processes_of_ray
 from tri_serve.fleet.ray.remote_gateway import RemoteGateway
 from tri_serve.fleet.ray.remote_replica import RemoteReplica
 from tri_serve.fleet.release import ReleasePaths
 from tri_serve.fleet.state import RayState
 from tri_serve.gateway.config import GatewayConfig
 from tri_serve.launch.device import detect_device
-from tri_serve.process.child import GUARD, Child
-from tri_serve.process.guard import descendants, signal_exactly, stat_fields
+from tri_serve.process.child import Child
+from tri_serve.process.guard import signal_exactly
 from tri_serve.process.ports import free_port
-from tri_serve.process.strays import ProcessIdentity, command_of, identify, is_alive
+from tri_serve.process.strays import ProcessIdentity, is_alive
 from tri_serve.spec.models import Spec
 
 log = logging.getLogger(__name__)
@@ -45,31 +46,18 @@ _ANSWER_SECONDS = 5.0
 _STOP_SECONDS = 2.0
 _ORPHANS_SECONDS = 8.0
 """When Ray is dead: for the guards to end engines and gateway, which have up to 6 s themselves."""
-_OWN_PROCESSES = ("gcs_server", "raylet")
 _POLL = 0.05
-_DEPLOY_POLL = 0.3
-_DEPLOY_SECONDS = 120.0
-"""For an agent to run: 2 to 3 s on an idle machine; on a cluster it waits for a free GPU, which is to be said."""
-_PLACED_SECONDS = 10.0
-"""An agent that does not run by then may lack a place. One that has it is there within two; a place that another
-has just left takes Ray some seconds to see, more on a busy machine."""
-_ROOM_POLL = 3.0
 _LOOK_SECONDS = 0.5
-_NEWS_WITHIN = 10.0
-"""Seconds in which an agent that lives has answered: it does so every 3 s, and Serve looks every 5 s."""
 _CLUSTER_AGAIN = 10.0
 _REFUSAL_LINES = 20
 
 
-class RayRuntime:
+class RayRuntime(Deployments):
     """A private Ray; cluster.py has what is different on the user's own cluster."""
 
     def __init__(self, spec: Spec, paths: ReleasePaths) -> None:
-        self.spec = spec
-        self.paths = paths
-        self.private = spec.fleet.target == "local"
+        super().__init__(spec, paths)
         self.restarts = 0
-        self.cuda = False
         self._address: str | None = None if self.private else spec.fleet.ray.address
         self._phase: Literal["starting", "running", "waiting", "failed", "stopped"] = "starting"
         self._error: str | None = None
@@ -80,6 +68,7 @@ class RayRuntime:
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._backoff = RestartBackoff(first=0.5, longest=10.0)
+        self._bridge_backoff = RestartBackoff(first=0.5, longest=10.0, limit=None)
         self._on_change: Callable[[], None] = lambda: None
         self._processes: dict[str, ProcessIdentity] = {}
         self._environment: dict[str, str] = {}
@@ -174,18 +163,14 @@ class RayRuntime:
     # -- for the parts ----------------------------------------------------------------------------------
 
     @property
-    def identity(self) -> str:
-        """Tells this release from others of the same name."""
-        return ""
-
-    def application(self, name: str) -> str:
-        """Serve's name for a part of this release."""
-        return f"tri-serve-{self.paths.release}-{name}"
-
-    @property
     def is_up(self) -> bool:
         """Whether Ray can be asked."""
         return self._up.is_set() and not self._stopping
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether Ray lives and keeps its agents, be it that it cannot be asked just now."""
+        return not self._stopping and self._phase == "running"
 
     def forget(self, part: RemoteReplica | RemoteGateway) -> None:
         """The part is stopped: what happens to Ray no longer concerns it."""
@@ -201,113 +186,6 @@ class RayRuntime:
         if not self.is_up:
             raise BridgeLostError(self._error or "Ray is not up")
         return await ask_bridge(self._socket, command, **arguments)
-
-    async def call(self, name: str, method: str, *arguments: Any, within: float | None = None) -> Any:
-        """Call an agent, which has answered ``within`` seconds (None: as the bridge has it). Raises FleetError."""
-        if method == "changes":
-            within = _NEWS_WITHIN
-        bound = {"within": within} if within is not None else {}
-        return await self.ask(
-            "call", name=self.application(name), method=method, arguments=arguments, **bound
-        )
-
-    async def deploy(
-        self, kind: Literal["engine", "gateway"], name: str, order: str, node: str | None = None
-    ) -> bool:
-        """Have the agent of a part; whether it had to be made. Raises FleetError."""
-        engine = self.spec.engine
-        timeouts = self.spec.gateway.timeouts
-        here = self.private
-        settings = AgentSettings(
-            release=self.paths.release,
-            identity=self.identity,
-            name=name,
-            root=str(self.paths.root) if here else None,
-            listener_socket=str(self.listener_socket) if here and kind == "gateway" else None,
-            keeps_threads="OMP_NUM_THREADS" in os.environ,
-        )
-        made = await self.ask(
-            "deploy",
-            kind=kind,
-            name=self.application(name),
-            order=order,
-            settings=settings.model_dump_json(),
-            needs=self._needs(kind, node),
-            patience=timeouts.drain + engine.shutdown_timeout + 20.0,
-        )
-        return bool(made)
-
-    def _needs(self, kind: str, node: str | None) -> dict[str, float]:
-        """What Ray is to set aside for an agent, by Ray's names."""
-        engine = self.spec.engine
-        if kind == "gateway":
-            return {f"node:{node}": 0.001} if node is not None else {}
-        if self.cuda:
-            return {"GPU": float(engine.tensor_parallel_size)}
-        # On a cluster, engines without GPUs are spread by the cores that they compute on.
-        return {} if self.private else {"CPU": float(engine.cpu_threads or 1)}
-
-    async def deployed(
-        self,
-        kind: Literal["engine", "gateway"],
-        name: str,
-        node: str | None,
-        waits: Callable[[str], None],
-    ) -> None:
-        """Until Serve says that the agent runs; ``waits`` is told why it cannot be placed.
-
-        Raises FleetError with Serve's words if it gives up on it.
-        """
-        application = self.application(name)
-        begun = time.monotonic()
-        while True:
-            found = (await self.ask("applications", prefix=application)).get(application)
-            if found is not None and found["status"] == "RUNNING":
-                return
-            # On a cluster Serve looks for another node by itself; to delete it would take its whole stop time.
-            given_up = ("DEPLOY_FAILED", "UNHEALTHY") if self.private else ("DEPLOY_FAILED",)
-            if found is not None and found["status"] in given_up:
-                await self.ask("delete", name=application, wait=True)
-                raise FleetError(f"Ray Serve cannot start its agent: {found['message']}")
-            if not self.private and time.monotonic() - begun > _PLACED_SECONDS:
-                if found is None:
-                    raise FleetError("Ray Serve does not know it any more")
-                reason = await self.ask("room", name=application, needs=self._needs(kind, node))
-                if reason is not None:
-                    waits(reason)
-                    await asyncio.sleep(_ROOM_POLL)
-            if self.private and time.monotonic() - begun > _DEPLOY_SECONDS:
-                words = found["message"] if found else "Serve does not know it"
-                raise FleetError(f"Ray Serve did not start its agent within {_DEPLOY_SECONDS:g} s: {words}")
-            await asyncio.sleep(_DEPLOY_POLL)
-
-    async def end(self, name: str, within: float) -> None:
-        """Have an agent stop what it keeps, for up to ``within`` seconds, and have it no more.
-
-        A connection that is lost meanwhile is waited for: without an end, its program would stay. A Ray that died
-        has taken it along.
-        """
-        while not self._stopping and self._phase == "running":
-            try:
-                await self.call(name, "stop", within=within)
-            except BridgeLostError:
-                await asyncio.sleep(_POLL)
-                continue
-            except FleetError as error:  # it was not deployed yet, or has just died
-                log.info("%s: %s", name, error)
-            await self.delete(name)
-            return
-
-    async def delete(self, name: str) -> None:
-        """Have the agent no more."""
-        with contextlib.suppress(FleetError):
-            # A private Ray ends as a whole; on a cluster nothing of ours may stay.
-            await self.ask("delete", name=self.application(name), wait=not self.private)
-
-    @property
-    def listener_socket(self) -> Any:
-        """Where the gateway's agent gets its listening socket."""
-        return self.paths.sockets / "listener.sock"
 
     def gateway_nodes(self) -> list[str]:
         """Addresses of the nodes that get a gateway; none are told apart in a private Ray."""
@@ -416,10 +294,12 @@ class RayRuntime:
             reason = await self._death()
             self._up.clear()
             up = time.monotonic() - since
-            if reason is None and await self._reconnect():
-                continue
+            if reason is None:
+                reason = await self._reconnect(up)
+                if reason is None:
+                    continue
             whose = "Ray died" if self.private else "the cluster is lost"
-            self._error = f"{whose}: {reason or 'nobody can connect to it any more'}"
+            self._error = f"{whose}: {reason}"
             self._phase = "waiting"
             log.warning("%s", self._error)
             for part in self._parts if self.private else ():  # a cluster's parts may serve all the while
@@ -452,16 +332,26 @@ class RayRuntime:
             else:
                 return True
 
-    async def _reconnect(self) -> bool:
-        """The bridge alone died: another one takes its place; engines and gateways notice nothing."""
+    async def _reconnect(self, up: float) -> str | None:
+        """The bridge alone died, after ``up`` seconds: another one takes its place, or why it cannot.
+
+        Engines and gateways notice nothing. The first comes at once; one that keeps dying is said, and waited with.
+        """
         assert self._bridge is not None, "spawned before"
-        log.warning("ray: the connection to it ended with exit code %s", self._bridge.returncode)
+        ended = f"the connection to it ended with exit code {self._bridge.returncode}"
+        log.warning("ray: %s", ended)
+        delay = self._bridge_backoff.failed(up)
+        assert delay is not None, "it has no limit"
+        if self._bridge_backoff.failures > 1:
+            self._error = f"{ended}, {self._bridge_backoff.failures} times soon after it was made"
+            self._on_change()
+            await asyncio.sleep(delay)
         try:
             await self._connect(self._environment)
         except (TriServeError, OSError) as error:
             log.warning("ray: cannot connect again: %s", error)
-            return False
-        return True
+            return f"cannot connect to it again: {error}"
+        return None
 
     async def _death(self) -> str | None:
         """Until a process of Ray is gone, and which; None if it was the bridge."""
@@ -505,35 +395,3 @@ class RayRuntime:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(whole.wait(), _ORPHANS_SECONDS)
         await whole.stop(grace=0.0)
-
-
-def processes_of_ray(head_pid: int) -> dict[int, int]:
-    """The head and everything below it but guards and what they guard: pid → start ticks."""
-    found: dict[int, int] = {}
-    children: dict[int, list[ProcessIdentity]] = {}
-    for pid, ticks in descendants(head_pid).items():
-        fields = stat_fields(pid)
-        if fields is not None:
-            children.setdefault(int(fields[1]), []).append(ProcessIdentity(pid, ticks))
-    queue = list(children.get(head_pid, ()))
-    while queue:
-        process = queue.pop()
-        if GUARD in command_of(process.pid):
-            continue
-        found[process.pid] = process.ticks
-        queue.extend(children.get(process.pid, ()))
-    head = identify(head_pid)
-    return found | ({head_pid: head.ticks} if head is not None else {})
-
-
-def own_processes(root: int) -> dict[str, ProcessIdentity]:
-    """Ray's own processes below ``root`` by name: those without which it is dead.
-
-    Oldest first: a raylet that starts a worker is, for a moment, there twice.
-    """
-    found: dict[str, ProcessIdentity] = {}
-    for pid, ticks in sorted(descendants(root).items(), key=lambda process: process[1]):
-        program = command_of(pid).split(" ", 1)[0].rpartition("/")[2]
-        if program in _OWN_PROCESSES:
-            found.setdefault(program, ProcessIdentity(pid, ticks))
-    return found

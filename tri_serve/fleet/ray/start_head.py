@@ -1,8 +1,8 @@
-"""``ray start`` without three servers that a private Ray has no use for: ``python -m tri_serve.fleet.ray.start_head``.
+"""``ray start`` without three servers that a private Ray has no use for.
 
-Ray has no option for it: its client server (a way in for other machines) comes with grpc, the dashboard's process runs
-even without a dashboard, and the dashboard's agent opens ports of its own. Without them a start takes less of the
-processor and of memory, and fewer ports are open. The names that are replaced are private ones of Ray 2.60.
+Ray has no option for it: its client server (a way in for other machines) comes with grpc, the dashboard's process
+runs even without a dashboard, and the dashboard's agent opens ports of its own. Without them a start takes less of
+the processor and of memory, and fewer ports are open. The names that are replaced are private ones of Ray 2.60.
 """
 
 from __future__ import annotations

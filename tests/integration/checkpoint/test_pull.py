@@ -129,7 +129,9 @@ def test_a_disk_that_becomes_full_is_said_with_what_to_do(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Download, "_fetch", full)
-    with pytest.raises(ResourceError, match=r"could not be written to .*: No space left on device") as refused:
+    with pytest.raises(
+        ResourceError, match=r"could not be written to .*: No space left on device"
+    ) as refused:
         fetch()
     assert refused.value.hint == "free some space and run it again: it goes on where it stopped"
 

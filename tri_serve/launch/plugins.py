@@ -18,9 +18,9 @@ from tri_serve.launch.environment import EngineEnvironment
 from tri_serve.launch.install import exclusively
 from tri_serve.launch.pip import Report, pip_install
 from tri_serve.plan.constraints import parse_version
+from tri_serve.plan.constraints.quantization import BNB_PLUGIN_SINCE
 
 BITSANDBYTES = "bitsandbytes"
-_PLUGIN_SINCE = (0, 28)
 _PINNED = ("vllm", "0.32.0")
 """The engine that the pinned versions are tested with; for another the newest are taken."""
 _SECONDS = 60
@@ -43,7 +43,7 @@ def plugin_for(kind: str, version: str, method: str) -> Plugin | None:
     """What the engine needs for checkpoints whose ``quant_method`` is ``method``; None: nothing."""
     if kind != "vllm" or method != BITSANDBYTES:
         return None
-    if parse_version(version) < _PLUGIN_SINCE:
+    if parse_version(version) < BNB_PLUGIN_SINCE:
         return Plugin(method, ("bitsandbytes>=0.48.1",), ("bitsandbytes",))
     return Plugin(method, ("vllm-bnb-plugin", "bitsandbytes>=0.48.1"), ("bitsandbytes", "vllm_bnb_plugin"))
 

@@ -104,11 +104,11 @@ def check_flags(
 
 def _missing(written: str, flag: str, gate: VersionGate) -> str | None:
     """What to say of a flag that the gate's version lacks; None where that is not certain."""
-    from tri_serve.plan.constraints.dead_flags import DEAD_FLAGS
+    from tri_serve.plan.constraints import parse_version
+    from tri_serve.plan.constraints.dead_flags import dead_in
 
-    instead = {dead.name: dead.instead for dead in DEAD_FLAGS}.get(flag)
-    if gate.engine == "vllm" and instead is not None:
-        return f"vLLM no longer has {written}: {instead}"
+    if gate.engine == "vllm" and (dead := dead_in(parse_version(gate.version)).get(flag)) is not None:
+        return f"{gate.title} no longer has {written}: {dead.instead}"
     if not gate.is_exact:
         return None  # what came after the newest table cannot be known
     unknown = gate.unknown(written, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tri_serve.plan.facts import ModelFacts, PlanDevice
+from tri_serve.plan.flags import flags_in
 from tri_serve.spec.engine import EngineSpec
 
 GIB = 2**30
@@ -41,9 +42,19 @@ class Recommendation:
     tokens_reason: str
 
 
+def chunks_prefill(engine: EngineSpec) -> bool:
+    """Whether long prompts are read in pieces: vLLM does so unless a flag forbids it, and the last flag counts."""
+    said = [
+        flag.name
+        for flag in flags_in(engine.extra_args)
+        if flag.name in ("--enable-chunked-prefill", "--no-enable-chunked-prefill")
+    ]
+    return not said or said[-1] == "--enable-chunked-prefill"
+
+
 def engine_limits(device: PlanDevice, engine: EngineSpec, max_model_len: int) -> Limits:
     """The limits that a server runs with: the spec's, or what vLLM takes (0.32, engine/arg_utils.py,
-    get_batch_defaults for OPENAI_API_SERVER)."""
+    get_batch_defaults for OPENAI_API_SERVER and _set_default_max_num_seqs_and_batched_tokens_args)."""
     ranks = engine.tensor_parallel_size
     if device.gpu.is_cpu:
         tokens, sequences = 2048 * ranks, 128 * ranks
@@ -54,6 +65,8 @@ def engine_limits(device: PlanDevice, engine: EngineSpec, max_model_len: int) ->
     else:
         tokens, sequences = 2048, 256
     sequences = engine.max_num_seqs or sequences
+    if not chunks_prefill(engine):
+        tokens = max(tokens, max_model_len)
     tokens = engine.max_num_batched_tokens or min(tokens, sequences * max_model_len)
     return Limits(sequences if engine.max_num_seqs else min(sequences, tokens), tokens)
 

@@ -12,8 +12,8 @@ import math
 import re
 
 from tri_serve.plan.batching import GIB, Limits, engine_limits, graph_sizes, recommended_limits
-from tri_serve.plan.constraints.flags import flags_in, value_of
 from tri_serve.plan.facts import ModelFacts, PlanDevice
+from tri_serve.plan.flags import flags_in, value_of
 from tri_serve.plan.kv_cache import CPU_BLOCK, GPU_BLOCK, KvCache, kv_cache
 from tri_serve.plan.result import MemoryPlan, Term
 from tri_serve.plan.weights import (

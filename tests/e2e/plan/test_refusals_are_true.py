@@ -107,7 +107,7 @@ def test_a_dead_flag_is_not_known(ended: Ended, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint("bf16", tmp_path)
     refused = refusals(checkpoint, engine__extra_args=("--swap-space", "4"))["dead-flags"]
     assert "unrecognized arguments" in refused.message
-    assert "unrecognized arguments: --swap-space 4" in ended(checkpoint, "--swap-space", "4")
+    assert "unrecognized arguments: --swap-space" in ended(checkpoint, "--swap-space", "4")
 
 
 def test_another_quantization_than_the_checkpoint_s_is_not_taken(ended: Ended, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_every_flag_that_cannot_stand_there_is_named_once() -> None:
     lines = caught.value.message.splitlines()
     assert lines[0] == "engine.extra_args: 3 flags that cannot stand there:"
     assert [line.split()[0] for line in lines[1:3]] == ["--port", "-tp"]
-    assert lines[3].strip().startswith("vLLM no longer has --task: use --runner or --convert")
+    assert lines[3].strip().startswith("vLLM 0.32.0 no longer has --task: use --runner or --convert")
     assert len(lines) == 4
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tri_serve.plan.constraints.flags import value_of
 from tri_serve.plan.constraints.request import Request, Version
 from tri_serve.plan.constraints.rule import Found, Rule
+from tri_serve.plan.flags import value_of
 
 FLASH, FLASHINFER, TRITON, FLEX = "FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION"
 CPU = "CPU_ATTN"

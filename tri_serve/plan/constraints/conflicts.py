@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tri_serve.plan.constraints.flags import as_change, flags_in, without
 from tri_serve.plan.constraints.request import Request
 from tri_serve.plan.constraints.rule import Found, Rule
+from tri_serve.plan.flags import as_change, flags_in, without
 from tri_serve.spec.engine import EngineSpec
 
 KV_BYTES = "--kv-cache-memory-bytes"

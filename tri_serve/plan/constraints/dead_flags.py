@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tri_serve.plan.constraints.flags import Flag, as_change, flags_in
 from tri_serve.plan.constraints.request import Request, Version
 from tri_serve.plan.constraints.rule import Found, Rule
+from tri_serve.plan.flags import Flag, as_change, flags_in
 
 LONG_GONE: Version = (0, 18)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tri_serve.plan.constraints.flags import flags_in
+from tri_serve.plan.batching import chunks_prefill, engine_limits
 from tri_serve.plan.constraints.request import Request
 from tri_serve.plan.constraints.rule import Found, Rule
 
 LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
-GIB = 2**30
 
 
 def _context(request: Request) -> Iterator[Found]:
@@ -35,39 +34,11 @@ CONTEXT = Rule(
 )
 
 
-def default_batch(request: Request) -> tuple[int, int]:
-    """max_num_batched_tokens and max_num_seqs of vLLM's server if nothing is said (0.32.0, engine/arg_utils.py,
-    get_batch_defaults)."""
-    device = request.device
-    if device.gpu.is_cpu:
-        return 2_048 * request.tensor_parallel, 128 * request.tensor_parallel
-    if device.total_bytes >= 160 * GIB:
-        return 16_384, 1_024
-    if device.total_bytes >= 70 * GIB and "a100" not in device.gpu.name.lower():
-        return 8_192, 1_024
-    return 2_048, 256
-
-
-def _chunked(request: Request) -> bool:
-    """Whether prefill is cut in chunks; the last flag counts."""
-    said = [
-        flag.name
-        for flag in flags_in(request.spec.engine.extra_args)
-        if flag.name in ("--enable-chunked-prefill", "--no-enable-chunked-prefill")
-    ]
-    return not said or said[-1] == "--enable-chunked-prefill"
-
-
 def _batch(request: Request) -> Iterator[Found]:
     engine, length = request.spec.engine, request.max_model_len
-    tokens, sequences = default_batch(request)
-    asked_tokens = engine.max_num_batched_tokens is not None
-    sequences = engine.max_num_seqs or sequences
-    if engine.max_num_batched_tokens is not None:
-        tokens = engine.max_num_batched_tokens
-    else:
-        tokens = min(tokens if _chunked(request) else max(tokens, length), sequences * length)
-    if asked_tokens and tokens < length and not _chunked(request):
+    tokens, chunked = engine_limits(request.device, engine, length).tokens, chunks_prefill(engine)
+    asked = engine.max_num_batched_tokens is not None
+    if asked and tokens < length and not chunked:
         yield Found(
             "refusal",
             f"max_num_batched_tokens {tokens:,} is less than the longest sequence, {length:,} tokens, and "
@@ -76,13 +47,13 @@ def _batch(request: Request) -> Iterator[Found]:
             advice="or leave out --no-enable-chunked-prefill",
         )
     elif engine.max_num_seqs is not None and tokens < engine.max_num_seqs:
-        said = "" if asked_tokens else " (the engine's default here)"
+        said = "" if asked else " (the engine's default here)"
         yield Found(
             "refusal",
             f"max_num_seqs {engine.max_num_seqs:,} is more than max_num_batched_tokens {tokens:,}{said}: a "
             "step gives each running sequence one token",
             change={"engine.max_num_batched_tokens": str(engine.max_num_seqs)}
-            if _chunked(request) or engine.max_num_seqs >= length
+            if chunked or engine.max_num_seqs >= length
             else {"engine.max_num_seqs": str(tokens)},
         )
 

@@ -26,14 +26,11 @@ def gib(nbytes: float) -> str:
 
 
 def _free(request: Request) -> Iterator[Found]:
-    device, share = request.device, request.spec.engine.gpu_memory_utilization
-    if request.on_cpu:
+    device, memory = request.device, request.memory
+    if request.on_cpu or memory is None or memory.starts:
         return
-    visible, free = _visible(request), _startable(request)
-    requested = math.ceil(visible * share)
-    if requested <= free:
-        return
-    works = math.floor(free / visible * 100) / 100
+    free = memory.startable
+    works = math.floor(free / memory.usable * 100) / 100
     others = device.total_bytes - device.free_bytes
     said = f", of which other programs hold {gib(others)}" if others else ""
     context = (
@@ -43,23 +40,11 @@ def _free(request: Request) -> Iterator[Found]:
     )
     yield Found(
         "refusal",
-        f"the engine takes {share:g} of the {gib(visible)} of {device.gpu.title}{said}: "
-        f"{gib(requested)}, and {gib(free)} are free{context}",
+        f"the engine takes {request.spec.engine.gpu_memory_utilization:g} of the {gib(memory.usable)} of "
+        f"{device.gpu.title}{said}: {gib(memory.requested)}, and {gib(free)} are free{context}",
         change={"engine.gpu_memory_utilization": f"{works:g}"} if works >= LEAST_SHARE else {},
         advice="or end what else uses the GPU (nvidia-smi lists it)" if others else "",
     )
-
-
-def _visible(request: Request) -> int:
-    """Bytes of the device that the engine takes its share of."""
-    if request.memory is None:
-        return request.device.total_bytes
-    return math.floor(request.memory.requested / request.spec.engine.gpu_memory_utilization)
-
-
-def _startable(request: Request) -> int:
-    """Bytes that are free when the engine looks: its CUDA context is there by then."""
-    return request.device.free_bytes if request.memory is None else request.memory.startable
 
 
 FREE = Rule(
@@ -112,7 +97,7 @@ def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str]
             yield change, "engine.kv_cache_dtype: fp8 fits, and costs some accuracy"
     if request.on_cpu:
         return
-    share = _larger_share(request, memory)
+    share = _larger_share(memory)
     if share is not None and _would_fit(request, change := {"engine.gpu_memory_utilization": f"{share:g}"}):
         yield change, f"engine.gpu_memory_utilization {share:g} fits"
     for ranks in range(request.tensor_parallel + 1, MOST_RANKS + 1):
@@ -144,12 +129,12 @@ def _length_that_fits(request: Request, memory: MemoryPlan) -> int | None:
     return None
 
 
-def _larger_share(request: Request, memory: MemoryPlan) -> float | None:
+def _larger_share(memory: MemoryPlan) -> float | None:
     """The least share of the GPU's memory that has room for one sequence, if so much is free."""
     block = memory.block_tokens * memory.kv_bytes_per_token
     missing = memory.max_model_len * memory.kv_bytes_per_token + 2 * block - memory.kv_bytes
-    share = math.ceil((memory.requested + missing) / _visible(request) * 100) / 100
-    return share if math.ceil(share * _visible(request)) <= memory.startable else None
+    share = math.ceil((memory.requested + missing) / memory.usable * 100) / 100
+    return share if math.ceil(share * memory.usable) <= memory.startable else None
 
 
 def _would_fit(request: Request, change: dict[str, str]) -> bool:

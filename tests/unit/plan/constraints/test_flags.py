@@ -7,7 +7,7 @@ import pytest
 
 from tri_serve.plan.constraints import Request
 from tri_serve.plan.constraints.dead_flags import DEAD_FLAGS, dead_in, replaced
-from tri_serve.plan.constraints.flags import flags_in, value_of, without
+from tri_serve.plan.flags import flags_in, value_of, without
 from tri_serve.plan.result import Finding
 
 Ask = Callable[..., Request]

@@ -31,10 +31,11 @@ class KvCache:
     """Sequences of full length: what the engine prints as the maximum concurrency."""
 
 
-def kv_dtype(model: ModelFacts, engine: EngineSpec) -> str:
-    """What keys and values are kept in: ``auto`` is the activations' type."""
+def kv_dtype(model: ModelFacts, engine: EngineSpec, compute_capability: tuple[int, int] | None = None) -> str:
+    """What keys and values are kept in, on a GPU of that compute capability (none: on the CPU): ``auto`` is the
+    activations' type."""
     if engine.kv_cache_dtype == "auto":
-        return engine_dtype(engine.dtype, model.architecture)
+        return engine_dtype(engine.dtype, model.architecture, compute_capability)
     return _SHORT.get(engine.kv_cache_dtype, engine.kv_cache_dtype)
 
 
@@ -47,9 +48,14 @@ def kv_token_bytes(model: ModelFacts, engine: EngineSpec) -> int:
 
 
 def kv_cache(
-    model: ModelFacts, engine: EngineSpec, max_model_len: int, nbytes: int, block_tokens: int
+    model: ModelFacts,
+    engine: EngineSpec,
+    max_model_len: int,
+    nbytes: int,
+    block_tokens: int,
+    compute_capability: tuple[int, int] | None = None,
 ) -> KvCache:
-    """What ``nbytes`` on each rank hold.
+    """What ``nbytes`` on each rank hold, a GPU of that compute capability (none: a CPU).
 
     Tokens are the engine's: sequences of full length, in whole blocks, times that length. They are fewer than
     blocks times tokens of a block where ``max_model_len`` is no multiple of a block.
@@ -58,7 +64,7 @@ def kv_cache(
     blocks = max(0, nbytes) // (token_bytes * block_tokens)
     full_length = blocks / -(-max_model_len // block_tokens)
     return KvCache(
-        dtype=kv_dtype(model, engine),
+        dtype=kv_dtype(model, engine, compute_capability),
         token_bytes=token_bytes,
         block_tokens=block_tokens,
         blocks=blocks,

@@ -80,7 +80,7 @@ def _on_gpu(model: ModelFacts, device: PlanDevice, engine: EngineSpec, max_model
     kv_bytes = requested - taken if given is None else given
     formula = f"{requested:,} - {taken:,}" if given is None else f"--kv-cache-memory-bytes: {given:,}"
     block = _block_tokens(engine, GPU_BLOCK)
-    cache = kv_cache(model, engine, max_model_len, kv_bytes, block)
+    cache = kv_cache(model, engine, max_model_len, kv_bytes, block, capability)
     terms.append(_kv_term(cache, kv_bytes, formula, f"{_WORKER}, determine_available_memory"))
     outside = [*driver, _context(engine)]
     outside += [graphs] if graphs and not counted else []

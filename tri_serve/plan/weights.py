@@ -18,6 +18,9 @@ from tri_serve.plan.facts import ModelFacts
 VOCABULARY_PADDING = 64
 """Rows of embedding and lm_head are filled up to a multiple of this (vocab_parallel_embedding.py)."""
 
+BFLOAT16_SINCE = (8, 0)
+"""Compute capability of the first GPUs that compute in bfloat16 (platforms/cuda.py)."""
+
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 _WORD = 4
@@ -42,12 +45,19 @@ class RankLinear:
         return self.inputs != self.whole_inputs
 
 
-def engine_dtype(dtype: str, architecture: Architecture) -> str:
-    """What ``--dtype`` comes to: vLLM's ``auto`` takes the checkpoint's own type, and bfloat16 for float32."""
+def engine_dtype(
+    dtype: str, architecture: Architecture, compute_capability: tuple[int, int] | None = None
+) -> str:
+    """What ``--dtype`` comes to on a GPU of that compute capability (none: on the CPU).
+
+    vLLM's ``auto`` (0.32, config/model.py, _resolve_auto_dtype) takes the checkpoint's own type where the device
+    has it, and for float32 the first that the device has: bfloat16, and float16 on GPUs before compute capability
+    8.0 (platforms/cuda.py and cpu.py, supported_dtypes). Both are of two bytes: sizes do not depend on the device.
+    """
     if dtype != "auto":
         return dtype
-    own = architecture.torch_dtype
-    return own if own in ("bfloat16", "float16") else "bfloat16"
+    first = "bfloat16" if compute_capability is None or compute_capability >= BFLOAT16_SINCE else "float16"
+    return "float16" if architecture.torch_dtype == "float16" else first
 
 
 def rank_kv_heads(architecture: Architecture, tensor_parallel: int) -> int:

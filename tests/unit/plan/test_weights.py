@@ -93,7 +93,26 @@ def test_what_is_not_quantised_is_kept_in_the_engines_type(model: MakeModel) -> 
     facts = model(NONE, torch_dtype="float32")
     assert loaded_parameter_bytes(facts, dtype="float32") == 2 * loaded_parameter_bytes(facts)
     assert loaded_parameter_bytes(facts, dtype="auto") == loaded_parameter_bytes(facts, dtype="bfloat16")
-    assert engine_dtype("auto", model(NONE, torch_dtype="float16").architecture) == "float16"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "capability", "computed"),
+    [
+        ("float32", (8, 0), "bfloat16"),
+        ("float32", (7, 5), "float16"),
+        ("float32", None, "bfloat16"),
+        ("bfloat16", (7, 5), "float16"),
+        ("bfloat16", (9, 0), "bfloat16"),
+        ("float16", (9, 0), "float16"),
+        ("float16", None, "float16"),
+    ],
+)
+def test_auto_is_the_checkpoints_type_where_the_device_has_it(
+    model: MakeModel, checkpoint: str, capability: tuple[int, int] | None, computed: str
+) -> None:
+    architecture = model(NONE, torch_dtype=checkpoint).architecture
+    assert engine_dtype("auto", architecture, capability) == computed
+    assert engine_dtype("float32", architecture, capability) == "float32"
 
 
 def test_biases_are_split_with_outputs_and_whole_where_inputs_are_split(model: MakeModel) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tri_serve.plan.constraints.request import Request
 from tri_serve.plan.constraints.rule import Found, Rule
+from tri_serve.plan.weights import BFLOAT16_SINCE
 
-BFLOAT16_SINCE = (8, 0)
 HALF_ONLY = ("awq", "gptq")
 """Formats whose kernels take 16-bit activations alone (get_supported_act_dtypes)."""
 

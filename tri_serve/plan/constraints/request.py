@@ -11,6 +11,7 @@ import yaml
 
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.result import MemoryPlan
+from tri_serve.plan.weights import engine_dtype
 from tri_serve.spec.engine import EngineSpec
 from tri_serve.spec.models import Spec
 
@@ -61,12 +62,14 @@ class Request:
 
     @property
     def dtype(self) -> str:
-        """Type of activations; ``auto`` is what config.json says, and float16 for float32
-        (vLLM 0.32.0, config/model.py, _resolve_auto_dtype)."""
-        if self.spec.engine.dtype != "auto":
-            return self.spec.engine.dtype
-        said = self.model.architecture.torch_dtype
-        return said if said in ("bfloat16", "float16") else "float16"
+        """Type of activations: what ``engine.dtype`` comes to."""
+        capability = self.device.gpu.compute_capability
+        return engine_dtype(self.spec.engine.dtype, self.model.architecture, capability)
+
+    @property
+    def rank(self) -> str:
+        """What holds one part of a model that is spread, for people."""
+        return "rank" if self.on_cpu else "GPU"
 
     def changed(self, change: Mapping[str, str]) -> Request:
         """The same with ``change`` made to the spec, its memory computed anew if there is a planner."""

@@ -39,8 +39,8 @@ def _group_size(request: Request) -> Iterator[Found]:
     sizes = ", ".join(f"{layer.name} {layer.inputs:,} = {layer.inputs / group:g} × {group}" for layer in cut)
     yield Found(
         "refusal",
-        f"groups of {group} are cut through by tensor parallelism over {ranks}: inputs on each GPU: "
-        f"{sizes}; {_what_happens(method, cut if request.on_cpu else None)}",
+        f"groups of {group} are cut through by tensor parallelism over {ranks}: inputs on each "
+        f"{request.rank}: {sizes}; {_what_happens(method, cut if request.on_cpu else None)}",
         change=_nearest(request),
         advice=_other_group_size(model, ranks),
     )
@@ -55,8 +55,9 @@ def _what_happens(method: str, on_cpu: tuple[RankLayer, ...] | None) -> str:
     if method == "awq" and on_cpu is None:
         return 'the engine refuses to load such a layer ("The input size is not aligned")'
     return (
-        f"no check of vLLM's catches this in a {method} checkpoint: each GPU takes its scales from the "
-        "wrong rows, and answers can be wrong without an error"
+        f"no check of vLLM's catches this in {method} checkpoints{' on the CPU' if on_cpu else ''}: each "
+        f"{'rank' if on_cpu else 'GPU'} takes its scales from the wrong rows, and answers can be wrong without "
+        "an error"
     )
 
 
@@ -89,7 +90,7 @@ def _heads(request: Request) -> Iterator[Found]:
     if not heads_divide(architecture, ranks):
         yield Found(
             "refusal",
-            f"{architecture.num_attention_heads} query heads cannot be spread evenly over {ranks} GPUs",
+            f"{architecture.num_attention_heads} query heads cannot be spread evenly over {ranks} {request.rank}s",
             change=_nearest(request),
         )
 
@@ -110,14 +111,14 @@ def _kv_heads(request: Request) -> Iterator[Found]:
     if not kv_heads_divide(architecture, ranks):
         yield Found(
             "refusal",
-            f"{heads} key-value heads and {ranks} GPUs: one number must divide the other",
+            f"{heads} key-value heads and {ranks} {request.rank}s: one number must divide the other",
             change=_nearest(request),
         )
     elif ranks > heads:
         yield Found(
             "note",
-            f"{ranks} GPUs share {heads} key-value heads: each head is kept {ranks // heads} times, so the "
-            f"KV cache of all GPUs together holds no more tokens than with {heads}",
+            f"{ranks} {request.rank}s share {heads} key-value heads: each head is kept {ranks // heads} times, so "
+            f"the KV cache of all {request.rank}s together holds no more tokens than with {heads}",
         )
 
 
@@ -158,7 +159,7 @@ def _words(request: Request) -> Iterator[Found]:
         bits = request.model.quantization.bits
         yield Found(
             "refusal",
-            f"{cut[0][0]} on each of {request.tensor_parallel} GPUs, no multiple of the {32 // bits} "
+            f"{cut[0][0]} on each of {request.tensor_parallel} {request.rank}s, no multiple of the {32 // bits} "
             f"weights that {request.model.quantization.method} packs into one 32-bit word",
             change=_nearest(request),
         )

@@ -38,13 +38,34 @@ def test_a_cut_group_is_refused_with_the_numbers_and_what_works(ask: Ask, only: 
 
 
 @pytest.mark.parametrize(
-    ("gpu", "method"), [("l4", "gptq"), ("h100", "gptq"), ("cpu", "awq"), ("cpu", "gptq")]
+    ("gpu", "method", "words"),
+    [
+        ("l4", "gptq", "in gptq checkpoints: each GPU takes"),
+        ("h100", "gptq", "in gptq checkpoints: each GPU takes"),
+        ("cpu", "awq", "in awq checkpoints on the CPU: each rank takes"),
+        ("cpu", "gptq", "in gptq checkpoints on the CPU: each rank takes"),
+    ],
 )
+@pytest.mark.parametrize("ranks", [4, 8])
 def test_where_no_check_of_the_engine_catches_it_the_refusal_says_so(
-    ask: Ask, only: Only, gpu: str, method: str
+    ask: Ask, only: Only, gpu: str, method: str, words: str, ranks: int
 ) -> None:
-    finding = only(ask(gpu, method, engine={"tensor_parallel_size": 4}), RULE)
+    finding = only(ask(gpu, method, engine={"tensor_parallel_size": ranks}), RULE)
+    assert words in finding.message
     assert "wrong without an error" in finding.message
+
+
+@pytest.mark.parametrize("ranks", [4, 8])
+def test_on_the_cpu_compressed_tensors_alone_checks_groups(ask: Ask, only: Only, ranks: int) -> None:
+    finding = only(ask("cpu", CT, engine={"tensor_parallel_size": ranks}), RULE)
+    assert "refuses to load such a layer" in finding.message
+    assert "on each rank" in finding.message
+
+
+@pytest.mark.parametrize("ranks", [4, 8])
+def test_on_a_gpu_awq_checks_groups_too(ask: Ask, only: Only, ranks: int) -> None:
+    finding = only(ask("l4", "awq", engine={"tensor_parallel_size": ranks}), RULE)
+    assert "The input size is not aligned" in finding.message
 
 
 def test_layers_that_are_not_quantised_have_no_groups_to_cut(ask: Ask, found: Find) -> None:

@@ -13,6 +13,9 @@ _INDENT = "  "
 def explanation(plan: Plan, *, width: int) -> list[str]:
     """The lines of the explanation, wrapped to ``width`` columns."""
     lines = ["", *_device(plan, width)]
+    if plan.model.remarks:
+        lines += ["", f"model: {plan.model.origin}"]
+        lines += [line for remark in plan.model.remarks for line in _wrapped(remark, width)]
     if plan.memory is not None:
         lines += ["", *_memory(plan.memory, width)]
     if plan.speed is not None:
@@ -63,11 +66,10 @@ def _memory(memory: MemoryPlan, width: int) -> list[str]:
         f"{memory.full_length_sequences:.2f} sequences",
         width,
     )
-    lines += _wrapped(
-        f"recommended: --max-num-seqs {memory.max_num_seqs}, "
-        f"--max-num-batched-tokens {memory.max_num_batched_tokens}",
-        width,
-    )
+    now = {"max_num_seqs": memory.max_num_seqs, "max_num_batched_tokens": memory.max_num_batched_tokens}
+    for name, advised in memory.recommended.items():
+        words = "as recommended" if now[name] == advised else f"recommended: {advised:,}"
+        lines += _wrapped(f"{name}: {now[name]:,}, {words}: {memory.reasons[name]}", width)
     if memory.outside:
         beside = memory.total - memory.requested
         lines += ["", f"beside it: {beside:,} B ({gib(beside)})"]

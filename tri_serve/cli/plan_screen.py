@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 
@@ -22,34 +23,41 @@ from tri_serve.plan.words import (
     rate_of_each,
     seconds,
     span,
+    unknown_speed_words,
     users_words,
 )
+from tri_serve.render.text import grouped
 
 _LABEL = 10
+_CONTINUED = " \\"
 
 
 def screen(plan: Plan, *, width: int, unicode: bool = True, start: str | None = None) -> list[str]:
-    """The lines of the screen, at most ``width`` columns wide but for the commands, which are to be copied.
+    """The lines of the screen, at most ``width`` columns wide unless one word is longer.
 
     ``start`` is the command of ours that starts it.
     """
     lines = [verdict(plan), *_facts(plan, width)]
+    planned = plan.memory is not None and not plan.refused
     for severity in ("refusal", "warning", "note"):
         for finding in plan.findings:
             if finding.severity == severity:
                 lines += _finding(finding, width)
-    if plan.memory is not None and (not plan.refused or not plan.memory.fits):
-        lines += ["", *_memory(plan, plan.memory, width, unicode)]
+    if plan.memory is not None and (planned or not plan.memory.fits):
+        lines += _memory(plan, plan.memory, width, unicode)
     if plan.speed is not None:
-        lines += ["", *_speed(plan.speed, width)]
+        lines += _speed(plan.speed, width)
+    elif planned:
+        lines += _labelled("speed", unknown_speed_words(plan), width)
     if plan.demand is not None:
-        lines += ["", *_demand(plan.demand, width)]
-    if plan.changes:
-        lines += ["", *_changes(plan.changes, width)]
-    commands = {"start": start, "engine": plan.command}
-    if any(commands.values()):
-        lines.append("")
-    return lines + [f"{label:{_LABEL}}{command}" for label, command in commands.items() if command]
+        lines += _demand(plan.demand, width)
+    lines += _changes(plan.changes, width)
+    if start:
+        lines += ["", *command_lines(start, width)]
+    if plan.command:
+        # A comment, so that all of it can be copied as it stands.
+        lines += ["# or the engine alone:" if start else "", *command_lines(plan.command, width)]
+    return lines
 
 
 def verdict(plan: Plan) -> str:
@@ -72,7 +80,8 @@ def _facts(plan: Plan, width: int) -> list[str]:
         width,
     )
     for remark in model.remarks:
-        lines += _labelled("", remark, width)
+        said, _, why = remark.partition(": ")
+        lines += _labelled("", f"{said} (--explain)" if why else said, width)
     return lines + _labelled("engine", engine_words(plan), width)
 
 
@@ -90,44 +99,38 @@ def _finding(finding: Finding, width: int) -> list[str]:
 def _memory(plan: Plan, memory: MemoryPlan, width: int, unicode: bool) -> list[str]:
     room = width - _LABEL
     each = " of each GPU" if plan.device.count > 1 else ""
-    share = f"{gib(memory.total)}{each}, of which the engine takes {gib(memory.requested)}"
+    share = (
+        f"{gib(memory.total)}{each}, the engine's {gib(memory.requested)}; "
+        f"KV cache {memory.kv_tokens:,} tokens in {memory.kv_dtype}"
+    )
     if memory.kv_bytes < 0:
         share = f"{gib(memory.total)}{each}; {gib(-memory.kv_bytes)} are missing before any KV cache"
     parts, blocks = memory_parts(memory), BLOCKS if unicode else ASCII_BLOCKS
     lines = _labelled("memory", share, width)
-    lines += [" " * _LABEL + line for line in (bar(parts, room, blocks), *legend(parts, room, blocks))]
-    if memory.kv_bytes >= 0:
-        cache = (
-            f"KV cache of {memory.kv_tokens:,} tokens in {memory.kv_dtype}: "
-            f"{memory.full_length_sequences:.2f} x {memory.max_model_len:,}"
-        )
-        lines += _labelled("", cache, width)
-    return lines
+    return lines + [" " * _LABEL + line for line in (bar(parts, room, blocks), *legend(parts, room, blocks))]
 
 
 def _speed(speed: SpeedPlan, width: int) -> list[str]:
     lines = _labelled("speed", f"a prediction from {evidence_words(speed)}", width)
     heads = (
         Column("users", number=True),
-        Column("tokens each", number=True),
-        Column("tokens/s for each", number=True),
+        Column("context", number=True),
+        Column("tokens/s each", number=True),
         Column("all together", number=True),
+        Column("first token", number=True),
     )
+    firsts = {point.tokens: seconds(point.ttft) for point in speed.prefill}
     rows = [
         (
             f"{point.batch:,}",
             f"{point.context:,}",
             span(rate_of_each(point)),
             span(point.rate),
+            firsts.get(point.context, "") if point.batch == 1 else "",
         )
         for point in _telling(speed.decode)
     ]
     lines += [" " * _LABEL + line for line in columns(heads, rows, width=width - _LABEL)]
-    firsts = "; ".join(
-        f"{seconds(point.ttft)} for a prompt of {point.tokens:,} tokens" for point in speed.prefill
-    )
-    if firsts:
-        lines += _labelled("", f"first token of a user alone after {firsts}", width)
     if speed.largest_batch_for_slo is not None:
         kept = speed.largest_batch_for_slo
         length = speed.decode[0].context
@@ -137,14 +140,31 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
 
 
 def _telling(points: Sequence[DecodePoint]) -> list[DecodePoint]:
-    """Of each length of context one user alone, as many as can be, and one between: enough for a screen."""
+    """Of each length of context one user alone, and as many as can be: enough for a screen."""
     shown: list[DecodePoint] = []
     for context in dict.fromkeys(point.context for point in points):
         fitting = [point for point in points if point.context == context and point.fits]
-        if fitting:
-            middle = fitting[(len(fitting) - 1) // 2]
-            shown += dict.fromkeys((fitting[0], middle, fitting[-1]))
+        shown += dict.fromkeys((*fitting[:1], *fitting[-1:]))
     return shown
+
+
+def command_lines(command: str, width: int) -> list[str]:
+    """A shell command in lines that a shell reads as one, cut between options and never within one."""
+    lines: list[str] = []
+    first, *options = grouped(shlex.split(command))
+    for group in (*((word,) for word in first), *options):
+        words = " ".join(map(_quoted, group))
+        if lines and len(lines[-1]) + 1 + len(words) + len(_CONTINUED) <= width:
+            lines[-1] += f" {words}"
+        else:
+            lines.append(f"    {words}" if lines else words)
+    return [line + _CONTINUED for line in lines[:-1]] + lines[-1:]
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; of a variable that is set, only the value may stand in quotes."""
+    name, equals, value = word.partition("=")
+    return f"{name}={shlex.quote(value)}" if equals and name.isidentifier() else shlex.quote(word)
 
 
 def _demand(demand: DemandPlan, width: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tri_serve.plan.constraints.request import apply_change
@@ -31,7 +31,7 @@ def changes(
     """
     if plan.refused or plan.memory is None:
         return ()
-    found: list[Change] = []
+    found = list(_limits(plan.memory, spec, device, planner))
     for keys in _candidates(plan.memory, spec, device):
         after = planner(apply_change(spec, keys), device)
         if not after.refused and after.memory is not None and (effect := _effect(plan, after)):
@@ -45,6 +45,28 @@ def changes(
             found.append(Change(keys={}, gpu=gpu.name, effect=effect))
             named += 1
     return tuple(found)
+
+
+def _limits(memory: MemoryPlan, spec: Spec, device: PlanDevice, planner: Planner) -> Iterator[Change]:
+    """The limits of a step that are recommended, where the engine would run with others."""
+    now = {"max_num_seqs": memory.max_num_seqs, "max_num_batched_tokens": memory.max_num_batched_tokens}
+    keys = {f"engine.{name}": str(value) for name, value in memory.recommended.items() if value != now[name]}
+    if not keys:
+        return
+    after = planner(apply_change(spec, keys), device)
+    if after.refused or after.memory is None:
+        return
+    effects = [f"KV cache of {after.memory.kv_tokens:,} tokens in place of {memory.kv_tokens:,}"]
+    if after.memory.kv_tokens == memory.kv_tokens:
+        effects = []
+    if after.memory.max_num_seqs > memory.max_num_seqs:
+        effects.append(f"up to {after.memory.max_num_seqs:,} requests at once")
+    if after.memory.max_num_batched_tokens < memory.max_num_batched_tokens:
+        effects.append("shorter waits of running answers while a prompt is read")
+    elif after.memory.max_num_batched_tokens > memory.max_num_batched_tokens:
+        effects.append("prompts read in fewer steps")
+    if effects:
+        yield Change(keys=keys, effect="; ".join(effects))
 
 
 def _candidates(memory: MemoryPlan, spec: Spec, device: PlanDevice) -> list[dict[str, str]]:
@@ -82,6 +104,8 @@ def _effect(before: Plan, after: Plan) -> str:
     if _more_users(before, after) < _WORTH and _faster(before, after) < _WORTH:
         return ""
     words = users_words(after.memory)
+    if after.memory.max_model_len == before.memory.max_model_len:
+        words = words.partition(" at once ")[0]
     faster = _faster(before, after)
     if faster >= _WORTH:
         words += f", one alone about {number(faster)} times as fast"

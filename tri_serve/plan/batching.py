@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tri_serve.plan.facts import ModelFacts, PlanDevice
 from tri_serve.plan.flags import flags_in
+from tri_serve.plan.words import number
 from tri_serve.spec.engine import EngineSpec
 
 GIB = 2**30
 
-_TYPICAL_SHARE = 4
-"""A sequence in flight is taken to use a quarter of the longest context: chats are short of it on average, and
-an engine whose KV cache runs full recomputes sequences (vLLM preempts them) instead of failing."""
+REQUEST_TOKENS = 1280
+"""What a request is taken to come to, as everywhere in a plan where nobody said: a prompt of 1,024 tokens and an
+answer of 256. An engine whose KV cache runs full recomputes sequences (vLLM preempts them) instead of failing."""
+_WORTH = 0.1
+"""How much more KV cache a limit lower than vLLM's own must bring: below a tenth it costs more, where requests are
+shorter than thought, than it gives."""
 _STEP_SECONDS = 0.5
-"""How long one step may make every running sequence wait while it reads a piece of a prompt."""
+"""How long one step should make every running sequence wait while it reads a piece of a prompt. vLLM's own limit
+is left alone up to twice that: no prediction here is better than by a factor of two."""
 _ATTAINED = 0.5
 """Share of a device's operations that reading prompts attains: a round number for sizing, not a prediction."""
 _LEAST_BATCHED_TOKENS = 512
 """Below it a step reads the weights from memory for too few tokens: prompts get slower, and nothing gets faster."""
+_GRAPH_STEP = 8
 _LARGEST_GRAPH = 512
 _BLACKWELL_GRAPH = 1024
 
@@ -72,29 +79,57 @@ def engine_limits(device: PlanDevice, engine: EngineSpec, max_model_len: int) ->
 
 
 def recommended_limits(
-    model: ModelFacts, device: PlanDevice, engine: EngineSpec, max_model_len: int, kv_tokens: int
+    model: ModelFacts,
+    device: PlanDevice,
+    engine: EngineSpec,
+    max_model_len: int,
+    kv_tokens: Callable[[Limits], int],
 ) -> Recommendation:
-    """Limits for chats on that device whose KV cache holds ``kv_tokens``: never above vLLM's own."""
+    """Limits for requests of 1,280 tokens on that device: never above vLLM's own, whatever the spec says.
+
+    ``kv_tokens`` says how many tokens the KV cache holds with such limits: higher ones take some of its room.
+    """
     unset = engine.model_copy(update={"max_num_seqs": None, "max_num_batched_tokens": None})
     own = engine_limits(device, unset, max_model_len)
-    typical = max(1, max_model_len // _TYPICAL_SHARE)
-    fitting = max(1, kv_tokens // typical)
-    sequences = min(own.sequences, _power_of_two(fitting))
-    reason = f"{kv_tokens:,} tokens of KV cache hold {fitting:,} sequences of {typical:,} tokens"
+    tokens, pace = _step_tokens(model, device, engine, own)
+    each = min(REQUEST_TOKENS, max_model_len)
+
+    def held(sequences: int) -> int:
+        return kv_tokens(Limits(sequences, max(tokens, sequences)))
+
+    sequences = min(own.sequences, _even(held(1) // each))
+    while sequences > 1 and held(sequences) < sequences * each:
+        sequences = _even(sequences - 1)
+    room, own_room = held(sequences), held(own.sequences)
+    holds = f"KV cache of {room:,} tokens holds {room // each:,} requests of {each:,} tokens"
     if sequences == own.sequences:
-        reason = f"vLLM's own limit on this device; {reason}"
+        return Recommendation(Limits(own.sequences, tokens), f"vLLM's own limit here; {holds}", pace)
+    if room < (1 + _WORTH) * own_room:
+        more = room / own_room - 1
+        reason = f"vLLM's own limit here; {sequences:,} would make only {more:.0%} more room in the KV cache"
+        return Recommendation(Limits(own.sequences, tokens), reason, pace)
+    saved = f"; vLLM's own limit here, {own.sequences:,}, would leave room for {max(0, own_room):,} tokens"
+    return Recommendation(Limits(sequences, max(tokens, sequences)), holds + saved, pace)
+
+
+def _step_tokens(model: ModelFacts, device: PlanDevice, engine: EngineSpec, own: Limits) -> tuple[int, str]:
+    """Tokens that one step should have at most, and why."""
     flops = device.gpu.flops * engine.tensor_parallel_size * _ATTAINED
-    in_time = int(flops * _STEP_SECONDS / (2 * model.architecture.parameters))
-    tokens = min(own.tokens, max(_LEAST_BATCHED_TOKENS, sequences, _power_of_two(max(1, in_time))))
-    pace = (
-        f"about {in_time:,} prompt tokens take {_STEP_SECONDS:g} s at half of the device's operations, and every "
-        "running sequence waits for them"
+    if not flops:
+        return own.tokens, "vLLM's own limit here; nobody said how fast this device is"
+    a_token = 2 * model.architecture.parameters / flops
+    took = (
+        f"at half of the device's operations a step of {own.tokens:,} prompt tokens takes "
+        f"{number(own.tokens * a_token)} s"
     )
-    if tokens == own.tokens:
-        pace = f"vLLM's own limit on this device; {pace}"
-    elif tokens > in_time:
-        pace += f"; fewer than {tokens:,} would waste what reading the weights costs"
-    return Recommendation(Limits(sequences, tokens), reason, pace)
+    if own.tokens * a_token <= 2 * _STEP_SECONDS:
+        return own.tokens, f"vLLM's own limit here; {took}"
+    in_time = int(_STEP_SECONDS / a_token)
+    tokens = min(own.tokens, max(_LEAST_BATCHED_TOKENS, _power_of_two(max(1, in_time))))
+    pace = f"{took}, and every running sequence waits for it; about {in_time:,} take {_STEP_SECONDS:g} s"
+    if tokens > in_time:
+        pace += f", and fewer than {tokens:,} would waste what reading the weights costs"
+    return tokens, pace
 
 
 def graph_sizes(limits: Limits, compute_capability: tuple[int, int]) -> tuple[int, ...]:
@@ -103,6 +138,12 @@ def graph_sizes(limits: Limits, compute_capability: tuple[int, int]) -> tuple[in
     largest = min(limits.tokens, 2 * limits.sequences, ceiling)
     sizes = {1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16), limits.sequences, limits.tokens}
     return tuple(sorted(size for size in sizes if size <= largest))
+
+
+def _even(count: int) -> int:
+    """The largest number not above ``count`` that vLLM captures a CUDA graph for: powers of two up to 8, then
+    multiples of 8."""
+    return count // _GRAPH_STEP * _GRAPH_STEP if count >= _GRAPH_STEP else _power_of_two(max(1, count))
 
 
 def _power_of_two(count: int) -> int:

@@ -25,7 +25,7 @@ from tri_serve.plan.result import DemandPlan, MemoryPlan, Range
 from tri_serve.plan.roofline import Roofline
 from tri_serve.plan.shares import ENDS, Pace, Shares
 from tri_serve.plan.slo import Slo
-from tri_serve.plan.speed import engine_roofline, prefill_chunk, sequences_at_once
+from tri_serve.plan.speed import engine_roofline, sequences_at_once
 from tri_serve.spec.engine import EngineSpec
 
 UTILIZATION = 0.7
@@ -146,8 +146,8 @@ def plan_demand(
     server = Server(
         roof=engine_roofline(model, device, engine, memory),
         load=load,
-        chunk=prefill_chunk(engine, memory),
-        most=sequences_at_once(engine, memory, load.tokens),
+        chunk=memory.max_num_batched_tokens,
+        most=sequences_at_once(memory, load.tokens),
     )
     if server.most < 1:
         return _plan(load, None, _no_room(load, memory), engine, price)
@@ -155,7 +155,7 @@ def plan_demand(
     if fast is None or likely is None:
         alone = server.point(shares.pace("likely"), 1).broken(load)
         return _plan(load, None, f"the SLO: one sequence alone has {alone}", engine, price)
-    limit = _limit(server, shares.pace("likely"), likely, engine, memory)
+    limit = _limit(server, shares.pace("likely"), likely, memory)
     if slow is None:
         slow = server.point(shares.pace("slow"), 1)
         limit += "; if the engine is as slow as it may be, no number of replicas keeps the SLO"
@@ -163,7 +163,7 @@ def plan_demand(
     return _plan(load, Range(low=low, likely=middle, high=high), limit, engine, price)
 
 
-def _limit(server: Server, pace: Pace, point: Point, engine: EngineSpec, memory: MemoryPlan) -> str:
+def _limit(server: Server, pace: Pace, point: Point, memory: MemoryPlan) -> str:
     """What keeps one engine from serving more, for people."""
     most, load = server.most, server.load
     if point.sequences < most:
@@ -171,7 +171,7 @@ def _limit(server: Server, pace: Pace, point: Point, engine: EngineSpec, memory:
         return f"the SLO: {more.sequences} sequences at once would have {more.broken(load)}"
     if point.prefill_share > 0.5:
         return f"prefill: reading prompts takes {point.prefill_share:.0%} of an engine's time"
-    if most == (engine.max_num_seqs or memory.max_num_seqs):
+    if most == memory.max_num_seqs:
         return f"max_num_seqs: {most} sequences at once"
     return f"KV cache: it holds {most} sequences of {load.tokens:,} tokens"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tri_serve.plan.facts import ModelFacts
+from tri_serve.plan.flags import value_of
 from tri_serve.plan.weights import ELEMENT_BYTES, engine_dtype, rank_kv_heads
 from tri_serve.spec.engine import EngineSpec
+from tri_serve.spec.fields import parse_count
 
 GPU_BLOCK = 16
 """Tokens of a block (config/cache.py, DEFAULT_BLOCK_SIZE), which FlashAttention and Triton take as it is."""
@@ -71,3 +73,15 @@ def kv_cache(
         tokens=int(full_length * max_model_len),
         full_length=full_length,
     )
+
+
+def given_kv_bytes(engine: EngineSpec) -> int | None:
+    """Bytes that --kv-cache-memory-bytes among the extra flags gives the KV cache; none: it is not there."""
+    value = parse_count(value_of(engine.extra_args, "--kv-cache-memory-bytes"))
+    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else None
+
+
+def block_tokens(engine: EngineSpec, default: int) -> int:
+    """Tokens of a block: what --block-size among the extra flags says."""
+    value = value_of(engine.extra_args, "--block-size")
+    return int(value) if value is not None and value.isdigit() and int(value) else default

@@ -66,7 +66,7 @@ def make_plan(
     findings = check(request)
     speed: SpeedPlan | None = None
     demand: DemandPlan | None = None
-    # Of a board that the catalogue does not have, nobody said how fast it is.
+    # 0 stands for unknown: the catalogue does not have this board.
     known = device.gpu.bandwidth > 0 and device.gpu.flops > 0
     if known and not any(finding.severity == "refusal" for finding in findings):
         attained = shares_for(device.gpu, spec.engine, model.quantization.method, tables)
@@ -99,7 +99,7 @@ def _speed(
         dict.fromkeys((min(_CONTEXT, memory.max_model_len), memory.max_model_len))
     )
     # The usual numbers, and for each length as many as there can be.
-    most = {sequences_at_once(engine, memory, context) for context in contexts}
+    most = {sequences_at_once(memory, context) for context in contexts}
     return plan_speed(
         model,
         device,

@@ -11,10 +11,17 @@ from __future__ import annotations
 import math
 import re
 
-from tri_serve.plan.batching import GIB, Limits, engine_limits, graph_sizes, recommended_limits
+from tri_serve.plan.batching import (
+    GIB,
+    Limits,
+    Recommendation,
+    engine_limits,
+    graph_sizes,
+    recommended_limits,
+)
 from tri_serve.plan.facts import ModelFacts, PlanDevice
-from tri_serve.plan.flags import flags_in, value_of
-from tri_serve.plan.kv_cache import CPU_BLOCK, GPU_BLOCK, KvCache, kv_cache
+from tri_serve.plan.flags import flags_in
+from tri_serve.plan.kv_cache import CPU_BLOCK, GPU_BLOCK, KvCache, block_tokens, given_kv_bytes, kv_cache
 from tri_serve.plan.result import MemoryPlan, Term
 from tri_serve.plan.weights import (
     ELEMENT_BYTES,
@@ -24,7 +31,6 @@ from tri_serve.plan.weights import (
     rank_weights,
 )
 from tri_serve.spec.engine import EngineSpec
-from tri_serve.spec.fields import parse_count
 
 MIB = 2**20
 
@@ -68,31 +74,36 @@ def _on_gpu(model: ModelFacts, device: PlanDevice, engine: EngineSpec, max_model
     capability = device.gpu.compute_capability
     assert capability is not None
     limits = engine_limits(device, engine, max_model_len)
-    graphs = _graphs(model, engine, limits, capability)
-    counted = _version(engine) >= _GRAPHS_COUNTED_SINCE
-    terms = [_weights(model, engine, capability), _activations(model, engine, limits), _untracked()]
-    terms += [graphs] if graphs and counted else []
+    weights = _weights(model, engine, capability)
+    buffers, graphs = _buffers(model, engine, limits, capability)
+    terms = [weights, *buffers]
     taken = sum(term.nbytes for term in terms)
     driver = _driver(device)
     usable = device.total_bytes - sum(term.nbytes for term in driver)
     requested = math.ceil(usable * engine.gpu_memory_utilization)
-    given = _given_kv_bytes(engine)
+    given = given_kv_bytes(engine)
     kv_bytes = requested - taken if given is None else given
     formula = f"{requested:,} - {taken:,}" if given is None else f"--kv-cache-memory-bytes: {given:,}"
-    block = _block_tokens(engine, GPU_BLOCK)
+    block = block_tokens(engine, GPU_BLOCK)
     cache = kv_cache(model, engine, max_model_len, kv_bytes, block, capability)
     terms.append(_kv_term(cache, kv_bytes, formula, f"{_WORKER}, determine_available_memory"))
-    outside = [*driver, _context(engine)]
-    outside += [graphs] if graphs and not counted else []
+    outside = [*driver, _context(engine), *graphs]
     outside.append(_headroom(device, requested if given is None else taken + given, outside))
-    return _plan(model, device, engine, max_model_len, requested, terms, outside, kv_bytes, cache)
+
+    def kv_tokens(limits: Limits) -> int:
+        buffers = sum(term.nbytes for term in _buffers(model, engine, limits, capability)[0])
+        left = requested - weights.nbytes - buffers if given is None else given
+        return kv_cache(model, engine, max_model_len, left, block, capability).tokens
+
+    advised = recommended_limits(model, device, engine, max_model_len, kv_tokens)
+    return _plan(device, max_model_len, requested, terms, outside, kv_bytes, cache, limits, advised)
 
 
 def _on_cpu(model: ModelFacts, device: PlanDevice, engine: EngineSpec, max_model_len: int) -> MemoryPlan:
     weights = loaded_parameter_bytes(model, engine.tensor_parallel_size, dtype=engine.dtype)
-    given = _given_kv_bytes(engine)
+    given = given_kv_bytes(engine)
     kv_bytes = int(engine.cpu_kv_cache_gib * GIB) if given is None else given
-    cache = kv_cache(model, engine, max_model_len, kv_bytes, _block_tokens(engine, CPU_BLOCK))
+    cache = kv_cache(model, engine, max_model_len, kv_bytes, block_tokens(engine, CPU_BLOCK))
     terms = [
         Term(
             name="weights",
@@ -114,21 +125,35 @@ def _on_cpu(model: ModelFacts, device: PlanDevice, engine: EngineSpec, max_model
         ),
     ]
     requested = sum(term.nbytes for term in terms)
-    return _plan(model, device, engine, max_model_len, requested, terms, [], kv_bytes, cache)
+    limits = engine_limits(device, engine, max_model_len)
+    advised = recommended_limits(model, device, engine, max_model_len, lambda _: cache.tokens)
+    return _plan(device, max_model_len, requested, terms, [], kv_bytes, cache, limits, advised)
+
+
+def _buffers(
+    model: ModelFacts, engine: EngineSpec, limits: Limits, capability: tuple[int, int]
+) -> tuple[list[Term], list[Term]]:
+    """What goes off beside weights before the KV cache is given its size, and what this version does not count."""
+    terms = [_activations(model, engine, limits), _untracked()]
+    graphs = _graphs(model, engine, limits, capability)
+    if graphs is None:
+        return terms, []
+    if _version(engine) < _GRAPHS_COUNTED_SINCE:
+        return terms, [graphs]
+    return [*terms, graphs], []
 
 
 def _plan(
-    model: ModelFacts,
     device: PlanDevice,
-    engine: EngineSpec,
     max_model_len: int,
     requested: int,
     terms: list[Term],
     outside: list[Term],
     kv_bytes: int,
     cache: KvCache,
+    limits: Limits,
+    advised: Recommendation,
 ) -> MemoryPlan:
-    recommended = recommended_limits(model, device, engine, max_model_len, cache.tokens)
     return MemoryPlan(
         total=device.total_bytes,
         free=device.free_bytes,
@@ -143,11 +168,15 @@ def _plan(
         kv_tokens=cache.tokens,
         max_model_len=max_model_len,
         full_length_sequences=cache.full_length,
-        max_num_seqs=recommended.limits.sequences,
-        max_num_batched_tokens=recommended.limits.tokens,
+        max_num_seqs=limits.sequences,
+        max_num_batched_tokens=limits.tokens,
+        recommended={
+            "max_num_seqs": advised.limits.sequences,
+            "max_num_batched_tokens": advised.limits.tokens,
+        },
         reasons={
-            "max_num_seqs": recommended.sequences_reason,
-            "max_num_batched_tokens": recommended.tokens_reason,
+            "max_num_seqs": advised.sequences_reason,
+            "max_num_batched_tokens": advised.tokens_reason,
         },
     )
 
@@ -262,17 +291,6 @@ def _kv_term(cache: KvCache, kv_bytes: int, formula: str, source: str) -> Term:
         f"{cache.blocks:,} blocks of {page:,}",
         source=source,
     )
-
-
-def _given_kv_bytes(engine: EngineSpec) -> int | None:
-    """What --kv-cache-memory-bytes among the extra flags says."""
-    value = parse_count(value_of(engine.extra_args, "--kv-cache-memory-bytes"))
-    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else None
-
-
-def _block_tokens(engine: EngineSpec, default: int) -> int:
-    value = value_of(engine.extra_args, "--block-size")
-    return int(value) if value is not None and value.isdigit() and int(value) else default
 
 
 def _version(engine: EngineSpec) -> tuple[int, int]:

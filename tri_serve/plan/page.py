@@ -16,6 +16,7 @@ from tri_serve.plan.words import (
     rate_of_each,
     seconds,
     span,
+    unknown_speed_words,
     users_words,
 )
 
@@ -52,6 +53,8 @@ def page(plan: Plan, *, title: str) -> str:
         parts.append(_memory(plan, plan.memory))
     if plan.speed is not None:
         parts.append(_speed(plan.speed))
+    elif plan.memory is not None and not plan.refused:
+        parts.append(f"<h2>Speed</h2>\n<p>{escape(unknown_speed_words(plan))}</p>")
     if plan.demand is not None:
         parts.append(_demand(plan.demand))
     if plan.changes:

@@ -57,9 +57,11 @@ class MemoryPlan(PlanModel):
     full_length_sequences: float
     """Sequences of ``max_model_len`` tokens that the KV cache holds at once."""
     max_num_seqs: int
-    """Recommended for the engine's option of that name."""
+    """Sequences that the engine runs at once: as the spec says, or what the engine takes by itself."""
     max_num_batched_tokens: int
-    """Recommended for the engine's option of that name."""
+    """Tokens that one step of the engine has at most, in the same way."""
+    recommended: dict[str, int]
+    """Values of these two that suit the device, by the option's name: they differ where a change is advised."""
     reasons: dict[str, str] = {}
     """Why these are recommended, by the option's name."""
 

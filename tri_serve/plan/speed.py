@@ -37,21 +37,20 @@ def plan_speed(
     contexts = lengths if contexts is None else contexts
     prompts = lengths if prompts is None else prompts
     roof = engine_roofline(model, device, engine, memory)
-    chunk = prefill_chunk(engine, memory)
     largest = None
     if tpot_slo is not None:
         context = contexts[0] if slo_context is None else slo_context
-        most = sequences_at_once(engine, memory, context)
+        most = sequences_at_once(memory, context)
         largest = largest_batch(roof, shares.pace("likely"), context, most, tpot_slo)
     return SpeedPlan(
         evidence=shares.evidence,
         evidence_detail=shares.detail,
         decode=tuple(
-            _decode_point(roof, shares, engine, memory, batch, context)
-            for context in contexts
-            for batch in batches
+            _decode_point(roof, shares, memory, batch, context) for context in contexts for batch in batches
         ),
-        prefill=tuple(_prefill_point(roof, shares, tokens, chunk) for tokens in prompts),
+        prefill=tuple(
+            _prefill_point(roof, shares, tokens, memory.max_num_batched_tokens) for tokens in prompts
+        ),
         largest_batch_for_slo=largest,
     )
 
@@ -63,15 +62,10 @@ def engine_roofline(
     return roofline(model, device.gpu, engine.tensor_parallel_size, memory.kv_bytes_per_token)
 
 
-def prefill_chunk(engine: EngineSpec, memory: MemoryPlan) -> int:
-    """Tokens of a prompt that one step reads at most."""
-    return engine.max_num_batched_tokens or memory.max_num_batched_tokens
-
-
-def sequences_at_once(engine: EngineSpec, memory: MemoryPlan, tokens: int) -> int:
+def sequences_at_once(memory: MemoryPlan, tokens: int) -> int:
     """Sequences of ``tokens`` tokens that the engine runs at once: as its limit and its KV cache allow."""
     blocks_each = -(-tokens // memory.block_tokens)
-    return min(engine.max_num_seqs or memory.max_num_seqs, memory.blocks // max(1, blocks_each))
+    return min(memory.max_num_seqs, memory.blocks // max(1, blocks_each))
 
 
 def largest_batch(roof: Roofline, pace: Pace, context: int, most: int, tpot: float) -> int:
@@ -84,7 +78,7 @@ def largest_batch(roof: Roofline, pace: Pace, context: int, most: int, tpot: flo
 
 
 def _decode_point(
-    roof: Roofline, shares: Shares, engine: EngineSpec, memory: MemoryPlan, batch: int, context: int
+    roof: Roofline, shares: Shares, memory: MemoryPlan, batch: int, context: int
 ) -> DecodePoint:
     fast, likely, slow = (roof.decode_seconds(shares.pace(end), batch, context) for end in ENDS)
     return DecodePoint(
@@ -93,7 +87,7 @@ def _decode_point(
         tpot=Range(low=fast, likely=likely, high=slow),
         rate=Range(low=batch / slow, likely=batch / likely, high=batch / fast),
         bound="memory" if roof.memory_bound(shares.pace("likely"), batch, context) else "compute",
-        fits=batch <= sequences_at_once(engine, memory, context),
+        fits=batch <= sequences_at_once(memory, context),
     )
 
 

@@ -83,6 +83,11 @@ def evidence_words(speed: SpeedPlan) -> str:
     return speed.evidence_detail
 
 
+def unknown_speed_words(plan: Plan) -> str:
+    """Why there is no speed, for a plan of something that works."""
+    return f"not predicted, nor a load: the catalogue has no {plan.device.title}, and so not its bandwidth"
+
+
 def engines_words(demand: DemandPlan) -> str:
     """``4 (3-6) engines``: whole ones, since no engine can be had in part."""
     if demand.replicas is None:

@@ -1,6 +1,7 @@
 """Each 4-bit format of the tiny checkpoint, on a real engine: it loads, through the 4-bit kernel, and answers."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +17,11 @@ import pytest
 import requests
 
 from tri_serve.checkpoint.tiny import Pair, pairs, tiny_checkpoint
+from tri_serve.plan.catalogue import find_gpu
+from tri_serve.plan.facts import PlanDevice
+from tri_serve.plan.memory import plan_memory
+from tri_serve.plan.model import model_facts
+from tri_serve.spec.models import Spec
 
 # A start takes about a minute on two cores, and more on a busy machine.
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -32,6 +39,8 @@ class EngineEnvironment(Protocol):
 class RunningEngine:
     url: str
     log: Path
+    checkpoint: Path
+    format: str
 
     def get(self, path: str) -> Any:
         return requests.get(self.url + path, timeout=30).json()
@@ -67,7 +76,34 @@ def wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) ->
     raise TimeoutError(log.read_text(errors="replace")[-3000:])
 
 
-@pytest.fixture(scope="module", params=["awq", "gptq", "ct"])
+KERNELS = {
+    "awq": "CPUWNA16LinearKernel",
+    "gptq": "CPUWNA16LinearKernel",
+    "ct": "CPUWNA16LinearKernel",
+    "bnb4": "BitsAndBytesModelLoader",
+}
+"""What an engine's log names where weights are read in 4 bits."""
+
+
+def install_bitsandbytes(python: Path, folder: Path) -> None:
+    """The pinned plugin in a folder of its own: nothing is put into the environment that all tests share."""
+    with as_file(files("tri_serve.launch") / "pins" / "vllm-plugins.txt") as pins:
+        flags = ["--quiet", "--no-deps", "--no-compile", "--only-binary", ":all:", "--require-hashes"]
+        argv = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            *flags,
+            "--target",
+            str(folder),
+            "--requirement",
+            str(pins),
+        ]
+        subprocess.run(argv, check=True, timeout=START_SECONDS)
+
+
+@pytest.fixture(scope="module", params=list(KERNELS))
 def engine(
     request: pytest.FixtureRequest,
     engine_environment: EngineEnvironment,
@@ -77,7 +113,8 @@ def engine(
     log = folder / "engine.log"
     port = free_port()
     argv = [str(engine_environment.python), "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-    argv += ["--model", str(tiny_checkpoint(request.param, folder)), "--served-model-name", "tri-tiny"]
+    checkpoint = tiny_checkpoint(request.param, folder)
+    argv += ["--model", str(checkpoint), "--served-model-name", "tri-tiny"]
     argv += ["--max-model-len", "8192", "--dtype", "bfloat16", "--host", "127.0.0.1", "--port", str(port)]
     env = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -86,12 +123,15 @@ def engine(
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
+    if request.param == "bnb4":
+        install_bitsandbytes(engine_environment.python, folder / "plugin")
+        env["PYTHONPATH"] = str(folder / "plugin")
     with log.open("wb") as output:
         process = subprocess.Popen(argv, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_healthy(process, url, log)
-        yield RunningEngine(url, log)
+        yield RunningEngine(url, log, checkpoint, request.param)
     finally:
         # The engine's own processes are in the group too.
         os.killpg(process.pid, signal.SIGKILL)
@@ -99,7 +139,23 @@ def engine(
 
 
 def test_weights_go_through_the_4_bit_kernel(engine: RunningEngine) -> None:
-    assert "CPUWNA16LinearKernel" in engine.log.read_text(errors="replace")
+    assert KERNELS[engine.format] in engine.log.read_text(errors="replace")
+
+
+def test_the_kv_cache_holds_the_tokens_that_the_plan_says(engine: RunningEngine) -> None:
+    printed = re.search(
+        r"KV cache size: ([\d,]+) tokens, Maximum concurrency for 8,192 tokens per request: ([\d.]+)x",
+        engine.log.read_text(errors="replace"),
+    )
+    assert printed is not None
+    model = {"source": str(engine.checkpoint), "served_name": "tri-tiny", "max_model_len": 8192}
+    spec = Spec.model_validate(
+        {"model": model, "engine": {"device": "cpu", "dtype": "bfloat16", "cpu_kv_cache_gib": 1}}
+    )
+    facts = model_facts(spec, None, engine.checkpoint.parent)
+    memory = plan_memory(facts, PlanDevice(find_gpu("cpu")), spec.engine, 8192)
+    planned = (f"{memory.kv_tokens:,}", f"{memory.full_length_sequences:.2f}")
+    assert planned == printed.groups()
 
 
 def test_the_whole_context_is_served(engine: RunningEngine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import yaml
 from tri_serve.cli.main import run
 from tri_serve.cli.memory_bar import ASCII_BLOCKS, BLOCKS, bar
 from tri_serve.cli.output import display_width
+from tri_serve.cli.plan_screen import command_lines
 from tri_serve.launch import gpus
 from tri_serve.launch.gpus import GpuReading
+from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import MemoryPlan, Plan
 
@@ -53,10 +56,74 @@ def test_one_screen_says_whether_it_fits_for_how_many_how_fast_and_which_command
     assert "tri-serve up tri-21b-awq --gpu l4 --set model.source=/path/to/checkpoint" in captured.out
     assert "vllm serve /path/to/checkpoint" in captured.out
     assert "--gpu " in captured.out
-    commands = ("start ", "engine ", "      ")
-    assert [line for line in lines if display_width(line) > 80 and not line.startswith(commands)] == []
-    assert len(lines) <= 40
+    assert [line for line in lines if display_width(line) > 80] == []
+    assert len(lines) <= 24
+    labels = [line.split()[0] for line in lines if line[:1].isalpha()]
+    assert labels == ["fits", "model", "engine", "memory", "speed", "change", "tri-serve", "vllm"]
     assert " ".join(captured.err.split()).count("research purposes") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tri-21b-awq", "--gpu", "l4"),
+        ("tri-21b-awq", "--gpu", "h100"),
+        ("tri-21b-bf16", "--gpu", "a10"),
+        ("tri-21b-ct", "--gpu", "h200"),
+    ],
+)
+def test_the_engines_command_is_cut_into_lines_that_a_shell_reads_as_the_plans_command(
+    capsys: Capture, arguments: tuple[str, ...]
+) -> None:
+    assert run(["plan", "show", *arguments]) == 0
+    screen = capsys.readouterr().out
+    assert len(screen.splitlines()) <= 24
+    shown = screen.partition("# or the engine alone:\n")[2]
+    command = planned(capsys, *arguments).command
+    assert command is not None
+    words = ["sh", "-c", f"set -- {shown.strip()}\nprintf '%s\\n' \"$@\""]
+    assert subprocess.check_output(words, text=True).splitlines() == shlex.split(command)
+
+
+def test_a_variable_in_the_engines_command_is_still_one_when_it_is_cut() -> None:
+    lines = command_lines("A='0-1|2 3' vllm serve '/x y' --port 1", 30)
+    assert lines == ["A='0-1|2 3' vllm serve \\", "    '/x y' --port 1"]
+
+
+@pytest.mark.parametrize(
+    "preset", ["tri-21b-awq", "tri-21b-gptq", "tri-21b-ct", "tri-21b-bnb4", "tri-21b-bf16"]
+)
+def test_recommended_limits_are_those_of_the_command_and_of_the_speed(capsys: Capture, preset: str) -> None:
+    """On every GPU of the catalogue: by the preset's own settings for it, or because the engine's suit."""
+    for gpu in (name for name in load_catalogue() if name != "cpu"):
+        plan = planned(capsys, preset, "--gpu", gpu)
+        memory = plan.memory
+        assert memory is not None
+        assert plan.command is not None
+        words = plan.command.split()
+        for name, advised in memory.recommended.items():
+            assert getattr(memory, name) == advised, (gpu, memory.reasons[name])
+            flag = f"--{name.replace('_', '-')}"
+            if flag in words:
+                assert words[words.index(flag) + 1] == str(advised), gpu
+            else:
+                assert memory.reasons[name].startswith("vLLM's own limit here"), gpu
+        assert not any("max_num" in key for change in plan.changes for key in change.keys)
+        assert plan.speed is not None
+        assert max(point.batch for point in plan.speed.decode if point.fits) <= memory.max_num_seqs
+
+
+def test_limits_that_do_not_suit_a_device_are_named_with_what_better_ones_bring(capsys: Capture) -> None:
+    unset = ("--set", "engine.max_num_seqs=null", "--set", "engine.max_num_batched_tokens=null")
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "l4", *unset)
+    assert plan.changes[0].keys == {"engine.max_num_seqs": "32", "engine.max_num_batched_tokens": "512"}
+    assert plan.changes[0].effect.startswith("KV cache of 41,360 tokens in place of 34,800")
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", *unset, "--explain"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "max_num_seqs: 256, recommended: 32: KV cache of 41,360 tokens holds 32 requests of 1,280" in text
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--explain"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "max_num_seqs: 32, as recommended: KV cache of 41,360 tokens" in text
 
 
 def test_plan_without_a_command_is_show(capsys: Capture) -> None:
@@ -145,7 +212,8 @@ def test_a_gpu_that_the_catalogue_does_not_know_is_planned_without_speed(
     assert run(["plan", "show", "tri-21b-awq"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("fits on one NVIDIA L99: ")
-    assert "speed" not in captured.out
+    speed = next(line for line in captured.out.splitlines() if line.startswith("speed"))
+    assert speed == "speed     not predicted, nor a load: the catalogue has no NVIDIA L99, and so not"
     assert run(["plan", "sweep", "tri-21b-awq", "--vary", "max_model_len=4096"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["-", "-"]
 

@@ -52,6 +52,7 @@ def make_memory(**changes: Any) -> MemoryPlan:
         "full_length_sequences": 4.0,
         "max_num_seqs": 256,
         "max_num_batched_tokens": 2048,
+        "recommended": {"max_num_seqs": 256, "max_num_batched_tokens": 2048},
     }
     return MemoryPlan(**fields | changes)
 

@@ -157,7 +157,7 @@ def test_what_limits_an_engine_is_named(
     talk = Load(2.0, 100, 400)
     # 500 tokens are 32 blocks of 16; 2,048 blocks are there.
     assert plan(talk).limited_by == "KV cache: it holds 64 sequences of 500 tokens"
-    assert plan(talk, EngineSpec(max_num_seqs=8)).limited_by == "max_num_seqs: 8 sequences at once"
+    assert plan(talk, memory=memory(max_num_seqs=8)).limited_by == "max_num_seqs: 8 sequences at once"
     assert plan(Load(2.0, 4000, 20)).limited_by.startswith("prefill: reading prompts takes 9")
     tight = plan(replace(talk, slo=Slo(tpot=0.030))).limited_by
     assert tight.startswith("the SLO: ")

@@ -231,10 +231,10 @@ def test_what_the_cache_cannot_hold_is_said_not_to_fit(
 
 
 def test_sequences_at_once_are_those_of_whole_blocks_and_of_the_engines_limit(memory: Memories) -> None:
-    assert sequences_at_once(EngineSpec(), memory(), 17) == 256
-    assert sequences_at_once(EngineSpec(), memory(), 160) == 204
-    assert sequences_at_once(EngineSpec(), memory(), 161) == 186
-    assert sequences_at_once(EngineSpec(max_num_seqs=12), memory(), 160) == 12
+    assert sequences_at_once(memory(), 17) == 256
+    assert sequences_at_once(memory(), 160) == 204
+    assert sequences_at_once(memory(), 161) == 186
+    assert sequences_at_once(memory(max_num_seqs=12), 160) == 12
 
 
 def test_the_largest_batch_is_the_last_that_keeps_the_target(model: Models, round_gpu: Gpus) -> None:

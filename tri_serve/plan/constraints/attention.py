@@ -152,7 +152,7 @@ def _backend(request: Request) -> Iterator[Found]:
             kept = _kv_dtype(request) or request.dtype
             yield Found(
                 "warning",
-                f"expect the attention backend {choice.backend}: FlashAttention does not take head_dim "
+                f"expect {choice.backend}: FlashAttention does not take head_dim "
                 f"{head} with a KV cache in {kept} on {request.device.gpu.title}; long contexts are slower "
                 "than its figures say",
             )

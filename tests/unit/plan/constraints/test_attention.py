@@ -72,7 +72,7 @@ def test_an_old_engine_does_not_store_fp8_on_the_cpu(ask: Ask, only: Only) -> No
 def test_a_backend_that_is_not_flashattention_is_named(ask: Ask, found: Find) -> None:
     (finding,) = found(ask("l4", engine={"kv_cache_dtype": "fp8"}), "attention-backend")
     assert finding.severity == "warning"
-    assert "expect the attention backend TRITON_ATTN" in finding.message
+    assert "expect TRITON_ATTN: FlashAttention" in finding.message
     assert found(ask("l4"), "attention-backend") == ()
 
 

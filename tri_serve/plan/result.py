@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, computed_field
 class PlanModel(BaseModel):
     """Frozen, and strict about what it holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Term(PlanModel):

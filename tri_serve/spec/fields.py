@@ -16,7 +16,6 @@ class SpecModel(BaseModel):
         frozen=True,
         extra="forbid",
         strict=True,
-        use_attribute_docstrings=True,
         # A validation error would otherwise quote its input, and engine.env may hold a token.
         hide_input_in_errors=True,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, TypeGuard, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -19,7 +19,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Key:
-    """One key: ``path`` from the top, what it is for, what it takes (in words) and its default.
+    """One key: ``path`` from the top, what it takes (in words) and its default.
 
     ``takes_only_text`` is true where no number or boolean could be meant; ``open`` where any name may stand
     below it (engine.env); ``has_keys`` where keys of ours may: in a section, and in what takes either a value
@@ -27,7 +27,6 @@ class Key:
     """
 
     path: Path
-    description: str
     allowed: str
     required: bool
     default: object
@@ -35,6 +34,17 @@ class Key:
     is_section: bool
     has_keys: bool
     open: bool
+    described: tuple[type[SpecModel], ...]
+    """The model that has the key, and that of the keys below it where it is a section."""
+
+    @cached_property
+    def description(self) -> str:
+        """What it is for, from the source when it is asked."""
+        from tri_serve.spec.descriptions import field_docs
+
+        model, *below = self.described
+        text = field_docs(model).get(self.path[-1]) or (below[0].__doc__ if below else None) or ""
+        return " ".join(text.split())
 
     @property
     def dotted(self) -> str:
@@ -68,7 +78,6 @@ def _keys(
         found.append(
             Key(
                 path=(*path, name),
-                description=_description(field, below if is_section else None),
                 allowed=describe_schema(entry),
                 required=field.is_required(),
                 default=None if field.default is PydanticUndefined else field.default,
@@ -76,6 +85,7 @@ def _keys(
                 is_section=is_section,
                 has_keys=below is not None,
                 open="patternProperties" in entry or ("additionalProperties" in entry and below is None),
+                described=(model, below) if is_section and below is not None else (model,),
             )
         )
         if below is not None:
@@ -105,11 +115,6 @@ def _section_model(field: FieldInfo) -> tuple[type[SpecModel] | None, bool]:
 
 def _is_model(annotation: object) -> TypeGuard[type[SpecModel]]:
     return isinstance(annotation, type) and issubclass(annotation, SpecModel)
-
-
-def _description(field: FieldInfo, below: type[SpecModel] | None) -> str:
-    text = field.description or (below.__doc__ if below else None) or ""
-    return " ".join(text.split())
 
 
 def _kinds(schema: Mapping[str, Any]) -> set[str]:

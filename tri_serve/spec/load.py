@@ -174,12 +174,12 @@ def _fill_empty_sections(section: Section, path: tuple[str, ...] = ()) -> Sectio
     """``gateway:`` with every key under it commented out says nothing, where ``gateway: null`` resets."""
     children: dict[str, Node] = {}
     for name, node in section.children.items():
-        key = catalogue().get((*path, name))
-        if key is not None and (key.is_section or key.open):
-            if isinstance(node, Scalar) and node.value is None and node.text == "":
+        if isinstance(node, Section):
+            node = _fill_empty_sections(node, (*path, name))
+        elif isinstance(node, Scalar) and node.value is None and node.text == "":
+            key = catalogue().get((*path, name))
+            if key is not None and (key.is_section or key.open):
                 node = Section({}, node.origin)
-            elif isinstance(node, Section):
-                node = _fill_empty_sections(node, key.path)
         children[name] = node
     return Section(children, section.origin)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tri_serve.spec.descriptions import DescribedSchema
 from tri_serve.spec.models import Spec
 from tri_serve.spec.preset import preset_names
 
@@ -16,7 +17,7 @@ def file_schema() -> dict[str, Any]:
     It differs from the spec's own in three ways: nothing is required (a preset or another file may say it),
     null is allowed everywhere (it resets a key), and ``preset`` names the base.
     """
-    schema = Spec.model_json_schema()
+    schema = Spec.model_json_schema(schema_generator=DescribedSchema)
     for model in (schema, *schema["$defs"].values()):
         model.pop("required", None)
         properties = model["properties"].items()

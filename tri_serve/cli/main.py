@@ -186,6 +186,8 @@ def main() -> None:
     # What a command imports is some 100,000 objects that stay; looking for garbage among them at the usual pace is
     # an eighth of the time of `plan show`. Commands that go on for long still collect theirs.
     gc.set_threshold(*COLLECT_EVERY)
+    # pydantic would look through every installed package for plugins; engines do not inherit this.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.exit(run())
 
 

@@ -97,10 +97,17 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
             larger=_larger(catalogue, device.gpu),
         )
 
+    def elsewhere(gpu: Gpu) -> Plan:
+        other = choose(selection, gpu.name)
+        return planner(other.loaded.spec, other.device)
+
     plan = planner(spec, chosen.device)
     if not plan.refused:
-        more = changes(plan, spec, chosen.device, planner, _larger(catalogue, chosen.device.gpu))
-        plan = plan.model_copy(update={"changes": more if advise else (), "command": _command(chosen)})
+        plan = plan.model_copy(update={"command": _command(chosen)})
+        if advise:
+            larger = _larger(catalogue, chosen.device.gpu)
+            more = changes(plan, spec, chosen.device, planner, larger, elsewhere)
+            plan = plan.model_copy(update={"changes": more})
     notes = loaded.notes if loaded.base else ()
     return Answer(
         plan=plan,

@@ -18,6 +18,7 @@ from tri_serve.plan.catalogue import CPU, load_catalogue
 from tri_serve.plan.result import DemandPlan, Plan, SpeedPlan
 from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span, users
 from tri_serve.spec.keys import catalogue as spec_keys
+from tri_serve.spec.preset import preset_names
 
 MOST_PLANS = 256
 """Of one sweep: more is a mistyped list, and no table that anybody reads."""
@@ -31,6 +32,12 @@ def compared(selection: SpecSelection, gpus: str, asked: Asked) -> list[Answer]:
     names = [name for name in load_catalogue() if name != CPU] if gpus == "all" else _words(gpus)
     if not names:
         raise UsageError("no GPU is named to compare; name some as l4,l40s,h100, or all")
+    if gpus in preset_names():
+        second = selection.preset or "all"
+        raise UsageError(
+            f"plan compare {gpus}: the GPUs come first, and then the preset",
+            hint=f"tri-serve plan compare {second} {gpus}",
+        )
     return [answer(selection, name, asked) for name in names]
 
 

@@ -22,6 +22,8 @@ _DROPPED = frozenset(
         "VLLM_LOGGING_CONFIG_PATH",
         # Says which key clients present; each fleet has its own, set by the launch config.
         "VLLM_API_KEY",
+        # What tri-serve asks of its own pydantic.
+        "PYDANTIC_DISABLE_PLUGINS",
         # Belongs to supervisors of other processes: systemd's notifications are tri-serve's to send.
         "NOTIFY_SOCKET",
         "LISTEN_FDS",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from tri_serve.plan.constraints.request import apply_change
 from tri_serve.plan.facts import Gpu, PlanDevice
@@ -12,6 +11,8 @@ from tri_serve.plan.words import number, users, users_words
 from tri_serve.spec.models import Spec
 
 Planner = Callable[[Spec, PlanDevice], Plan]
+Elsewhere = Callable[[Gpu], Plan]
+"""The plan that ``--gpu`` with that GPU's name gives: with what the preset says for it, on as many as it then takes."""
 
 _LEAST_LENGTH = 2048
 """Tokens below which a context is too short for a conversation; nobody is advised to have less."""
@@ -23,7 +24,12 @@ _GPUS = 2
 
 
 def changes(
-    plan: Plan, spec: Spec, device: PlanDevice, planner: Planner, gpus: tuple[Gpu, ...]
+    plan: Plan,
+    spec: Spec,
+    device: PlanDevice,
+    planner: Planner,
+    gpus: tuple[Gpu, ...],
+    elsewhere: Elsewhere,
 ) -> tuple[Change, ...]:
     """Changes that would bring more users or more speed, at most a handful; ``gpus`` are looked at in order.
 
@@ -40,7 +46,7 @@ def changes(
     for gpu in gpus:
         if named == _GPUS or gpu.is_cpu or device.gpu.is_cpu or gpu.name == device.gpu.name:
             continue
-        after = planner(spec, replace(PlanDevice(gpu), count=device.count))
+        after = elsewhere(gpu)
         if not after.refused and _is_better(plan, after) and (effect := _effect(plan, after)):
             found.append(Change(keys={}, gpu=gpu.name, effect=effect))
             named += 1
@@ -106,6 +112,8 @@ def _effect(before: Plan, after: Plan) -> str:
     words = users_words(after.memory)
     if after.memory.max_model_len == before.memory.max_model_len:
         words = words.partition(" at once ")[0]
+    if after.device.count != before.device.count:
+        words += " on one GPU" if after.device.count == 1 else f" on {after.device.count} GPUs"
     faster = _faster(before, after)
     if faster >= _WORTH:
         words += f", one alone about {number(faster)} times as fast"

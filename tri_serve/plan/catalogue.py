@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -115,6 +116,7 @@ class Catalogue(_Strict):
     cpu: CpuEntry
 
 
+@lru_cache(maxsize=1)
 def read_catalogue() -> Catalogue:
     """gpus.yaml as it ships."""
     text = (files("tri_serve.plan") / "gpus.yaml").read_text(encoding="utf-8")

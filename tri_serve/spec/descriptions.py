@@ -32,7 +32,8 @@ class DescribedSchema(GenerateJsonSchema):
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
         """The schema of one model."""
         made = super().model_schema(schema)
-        docs = field_docs(schema["cls"])
+        kind: type[BaseModel] = schema["cls"]
+        docs = field_docs(kind)
         for name, entry in made.get("properties", {}).items():
             if name in docs:
                 entry.setdefault("description", docs[name])

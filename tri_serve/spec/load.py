@@ -110,7 +110,10 @@ def load_spec(
         base = load_preset(name, origin=origin if origin.kind == "file" else None)
         overlay = base.gpus.get(gpu) if gpu else None
         reading.layers[:0] = [base.layer, *([overlay] if overlay else [])]
-    for layer in (*variables_layer(environ), *_device_layer(gpu), *sets_layer(sets, set_strings)):
+    for layer in variables_layer(environ):
+        reading.add(layer)
+    reading.layers += _device_layer(gpu)
+    for layer in sets_layer(sets, set_strings):
         reading.add(layer)
     merged = Section({}, DEFAULT)
     for layer in reading.layers:

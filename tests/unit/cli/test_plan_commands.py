@@ -22,6 +22,7 @@ from tri_serve.launch.gpus import GpuReading
 from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import MemoryPlan, Plan
+from tri_serve.plan.words import number, users
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -124,6 +125,53 @@ def test_limits_that_do_not_suit_a_device_are_named_with_what_better_ones_bring(
     assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--explain"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "max_num_seqs: 32, as recommended: KV cache of 41,360 tokens" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "right"),
+    [
+        (["tri-21b-awq", "l4,h100"], "tri-serve plan compare l4,h100 tri-21b-awq"),
+        (["tri-21b-awq"], "tri-serve plan compare all tri-21b-awq"),
+    ],
+)
+def test_a_preset_before_the_gpus_is_answered_with_the_right_order(
+    capsys: Capture, arguments: list[str], right: str
+) -> None:
+    assert run(["plan", "compare", *arguments]) == 2
+    assert f"hint: {right}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("preset", "sets"),
+    [
+        ("tri-21b-bf16", ()),
+        ("tri-21b-bf16", ("--set", "engine.tensor_parallel_size=4")),
+        ("tri-21b-awq", ()),
+        ("tri-21b-bnb4", ("--set", "model.max_model_len=4096")),
+    ],
+)
+@pytest.mark.parametrize("gpu", ["l4", "rtx-4090", "l40s", "a100-40", "h100"])
+def test_another_gpu_gives_what_is_promised_of_it(
+    capsys: Capture, preset: str, sets: tuple[str, ...], gpu: str
+) -> None:
+    """The preset may have other settings for that GPU, and take another number of them."""
+    here = planned(capsys, preset, "--gpu", gpu, *sets)
+    promised = {change.gpu: change.effect for change in here.changes if change.gpu}
+    assert "h200" in promised or len(promised) == 2
+    for name, effect in promised.items():
+        there = planned(capsys, preset, "--gpu", name, *sets)
+        assert here.speed is not None
+        assert there.speed is not None
+        assert there.memory is not None
+        assert effect.split()[:2] == [str(users(there.memory)), "users"]
+        if there.device.count == here.device.count:
+            assert " GPU" not in effect
+        else:
+            plural = "" if there.device.count == 1 else "s"
+            count = "one" if there.device.count == 1 else str(there.device.count)
+            assert f" users on {count} GPU{plural}, " in effect
+        faster = there.speed.decode[0].rate.likely / here.speed.decode[0].rate.likely
+        assert f"one alone about {number(faster)} times as fast" in effect
 
 
 def test_plan_without_a_command_is_show(capsys: Capture) -> None:
@@ -422,8 +470,8 @@ def test_a_plan_loads_nothing_heavy_and_asks_no_network() -> None:
     assert loaded & heavy == set()
 
 
-def test_a_plan_is_there_within_600_ms_of_processor_time() -> None:
-    """Twice what it takes on an idle machine, which benchmarks/cli_start.py measures: others may use its caches."""
+def test_a_plan_is_there_within_450_ms_of_processor_time() -> None:
+    """Half as much again as benchmarks/cli_start.py allows it on an idle machine: others may use the caches."""
     program = [sys.executable, "-m", "tri_serve.cli.main", "plan", "show", "tri-21b-awq", "--gpu", "l4"]
 
     def used() -> float:
@@ -435,7 +483,7 @@ def test_a_plan_is_there_within_600_ms_of_processor_time() -> None:
         before = used()
         subprocess.run(program, capture_output=True, check=True)
         seconds.append(used() - before)
-    assert min(seconds) < 0.6
+    assert min(seconds) < 0.45
 
 
 def test_a_bar_is_as_wide_as_it_should_be_and_shows_the_smallest_part(capsys: Capture) -> None:

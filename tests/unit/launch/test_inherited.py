@@ -20,6 +20,7 @@ from tri_serve.launch.inherited import inherited_environment
         "TRI_SERVE_API_KEYS",
         "RAY_AUTH_TOKEN_PATH",
         "NOTIFY_SOCKET",
+        "PYDANTIC_DISABLE_PLUGINS",
     ],
 )
 def test_what_belongs_to_another_program_is_not_inherited(name: str) -> None:

@@ -12,7 +12,7 @@ from tri_serve.plan.advice import changes
 from tri_serve.plan.catalogue import find_gpu
 from tri_serve.plan.constraints import apply_change
 from tri_serve.plan.demand import Load
-from tri_serve.plan.facts import PlanDevice
+from tri_serve.plan.facts import Gpu, PlanDevice
 from tri_serve.plan.make import Question, make_plan
 from tri_serve.plan.model import model_facts
 from tri_serve.plan.result import Plan
@@ -41,6 +41,10 @@ def planned(tmp_path: Path) -> Callable[..., tuple[Plan, Callable[[Spec, PlanDev
         return again(spec, device), again
 
     return plan
+
+
+def nowhere(gpu: Gpu) -> Plan:
+    raise AssertionError(f"nobody asked for {gpu.name}")
 
 
 @pytest.mark.parametrize("gpu", GPUS)
@@ -84,7 +88,7 @@ def test_what_cannot_work_has_no_speed_and_no_command(planned) -> None:
     assert plan.refused
     assert (plan.speed, plan.demand, plan.command) == (None, None, None)
     spec = load_spec("tri-21b-awq", [], {}, ["engine.tensor_parallel_size=4"], without_source=True).spec
-    assert changes(plan, spec, PlanDevice(find_gpu("l4"), count=4), again, ()) == ()
+    assert changes(plan, spec, PlanDevice(find_gpu("l4"), count=4), again, (), nowhere) == ()
 
 
 def test_speed_is_told_for_the_usual_numbers_of_users_and_for_as_many_as_there_can_be(planned) -> None:
@@ -120,12 +124,15 @@ def test_every_change_that_is_advised_was_planned_and_brings_more(planned) -> No
     plan, again = planned("tri-21b-awq", "l4")
     spec = load_spec("tri-21b-awq", [], {}, gpu="l4", without_source=True).spec
     device = PlanDevice(find_gpu("l4"))
-    found = changes(plan, spec, device, again, tuple(find_gpu(name) for name in ("a10", "l40s", "h100")))
+    gpus = tuple(find_gpu(name) for name in ("a10", "l40s", "h100"))
+    found = changes(plan, spec, device, again, gpus, lambda gpu: planned("tri-21b-awq", gpu.name)[0])
     assert [change.gpu for change in found if change.gpu] == ["l40s", "h100"]
     assert {"engine.kv_cache_dtype": "fp8"} in [change.keys for change in found]
     for change in found:
-        gpu = find_gpu(change.gpu) if change.gpu else device.gpu
-        after = again(apply_change(spec, change.keys), PlanDevice(gpu))
+        if change.gpu:
+            after = planned("tri-21b-awq", change.gpu)[0]
+        else:
+            after = again(apply_change(spec, change.keys), device)
         assert not after.refused
         assert after.memory is not None
         assert plan.memory is not None
@@ -136,7 +143,8 @@ def test_shorter_conversations_are_advised_only_where_few_fit(planned) -> None:
     def advised(*sets: str) -> list[dict[str, str]]:
         plan, again = planned("tri-21b-awq", "l4", *sets)
         spec = load_spec("tri-21b-awq", [], {}, sets, gpu="l4", without_source=True).spec
-        return [change.keys for change in changes(plan, spec, PlanDevice(find_gpu("l4")), again, ())]
+        found = changes(plan, spec, PlanDevice(find_gpu("l4")), again, (), nowhere)
+        return [change.keys for change in found]
 
     shorter = {"model.max_model_len": "4096"}
     assert shorter not in advised()
@@ -147,5 +155,5 @@ def test_nothing_that_is_refused_is_advised(planned) -> None:
     """An A100 has no kernel for an fp8 KV cache with heads of 160."""
     plan, again = planned("tri-21b-awq", "a100-40")
     spec = load_spec("tri-21b-awq", [], {}, gpu="a100-40", without_source=True).spec
-    found = changes(plan, spec, PlanDevice(find_gpu("a100-40")), again, ())
+    found = changes(plan, spec, PlanDevice(find_gpu("a100-40")), again, (), nowhere)
     assert all("engine.kv_cache_dtype" not in change.keys for change in found)

@@ -23,6 +23,7 @@ from tri_serve.plan.result import Plan
 from tri_serve.plan.slo import Slo, parse_slo
 from tri_serve.spec.fields import parse_count
 from tri_serve.spec.models import Spec
+from tri_serve.spec.secrets import mask_arguments, mask_assignment
 
 REFUSED = LaunchError.exit_code
 """Exit code of a plan of what cannot work: that of an engine that would not start."""
@@ -142,17 +143,17 @@ def _command(chosen: Chosen) -> str | None:
     # What keeps an engine from asking a hub or telling of itself is in what `tri-serve render` writes.
     needed = {name: value for name, value in launch.env.items() if name not in OFFLINE | PRIVATE}
     variables = (f"{name}={shlex.quote(value)}" for name, value in needed.items())
-    return " ".join((*variables, shlex.join(launch.argv)))
+    return " ".join((*variables, shlex.join(mask_arguments(launch.argv))))
 
 
 def _start(selection: SpecSelection, gpu: str, chosen: Chosen) -> str:
-    """``tri-serve up`` with the same spec."""
+    """``tri-serve up`` with the same spec, without secrets."""
     words = ["tri-serve", "up", *([selection.preset] if selection.preset else [])]
     words += [word for path in selection.files for word in ("-f", str(path))]
     if gpu != AUTO:
         words += ["--gpu", gpu]
     for option, assignments in (("--set", selection.sets), ("--set-string", selection.set_strings)):
-        words += [word for assignment in assignments for word in (option, assignment)]
+        words += [word for said in assignments for word in (option, mask_assignment(said))]
     if not chosen.loaded.has_source:
         words += ["--set", f"model.source={STAND_IN_SOURCE}"]
     return shlex.join(words)

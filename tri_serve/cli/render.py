@@ -151,22 +151,14 @@ def _port(loaded: LoadedSpec) -> int | None:
 
 def _written(form: str, selection: SpecSelection) -> str:
     """The command line that makes the same file again, on one line and without secrets."""
+    from tri_serve.spec.secrets import mask_assignment
+
     words = ["tri-serve", "render", form, *([selection.preset] if selection.preset else [])]
     words += [word for path in selection.files for word in ("-f", str(path))]
     words += ["--gpu", selection.gpu] if selection.gpu else []
-    words += [word for said in selection.sets for word in ("--set", _shown(said))]
-    words += [word for said in selection.set_strings for word in ("--set-string", _shown(said))]
+    words += [word for said in selection.sets for word in ("--set", mask_assignment(said))]
+    words += [word for said in selection.set_strings for word in ("--set-string", mask_assignment(said))]
     return " ".join(shlex.join(words).split())
-
-
-def _shown(said: str) -> str:
-    """KEY=VALUE of --set as it may be shown. A value that holds many keys may hold a secret one."""
-    from tri_serve.spec.secrets import MASK, is_secret_path
-
-    key, _, value = said.partition("=")
-    path = tuple(key.split("."))
-    hidden = is_secret_path(path) or path in {("engine",), ("engine", "env"), ("engine", "extra_args")}
-    return f"{key}={MASK if hidden else value}"
 
 
 def _give(text: str, output: Path | None, *, force: bool, mode: int | None = None) -> None:

@@ -18,7 +18,7 @@ from tri_serve.launch.vllm_options import OFFLINE, PRIVATE, vllm_cpu_variables, 
 from tri_serve.spec.engine import TESTED_VERSIONS, EngineKind
 from tri_serve.spec.gateway import NODE
 from tri_serve.spec.models import Spec
-from tri_serve.spec.secrets import is_secret_name
+from tri_serve.spec.secrets import is_secret_variable
 
 COMMANDS: dict[EngineKind, tuple[str, ...]] = {
     "vllm": ("vllm", "serve"),
@@ -36,7 +36,7 @@ def standalone_launch(
 
     ``engine``: the spec's own unless given. ``host``: gateway.host unless given. ``port``: the engine's own
     default unless given. Options are left out that say what this version of the engine does anyway. Variables of
-    the spec whose names say that they are secrets go into ``secret_env``.
+    the spec that are secrets, by name or for a password in a URL, go into ``secret_env``.
     Raises LaunchError for what that version does not take, and for the tiny checkpoint, which only tri-serve has.
     """
     spec = _of_kind(spec, engine or spec.engine.kind)
@@ -47,7 +47,7 @@ def standalone_launch(
     options = list(_options(spec, gate, device))
     gate.check(options)
     _check_extra_args(spec.engine.extra_args, gate)
-    secret = {name: value for name, value in spec.engine.env.items() if is_secret_name(name)}
+    secret = {name: value for name, value in spec.engine.env.items() if is_secret_variable(name, value)}
     plain = {name: value for name, value in spec.engine.env.items() if name not in secret}
     return LaunchConfig(
         argv=(

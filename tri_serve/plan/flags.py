@@ -6,6 +6,8 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from tri_serve.spec.secrets import mask_arguments
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -52,5 +54,5 @@ def without(extra_args: Sequence[str], names: Collection[str]) -> tuple[str, ...
 
 
 def as_change(extra_args: Sequence[str]) -> dict[str, str]:
-    """The change of the spec that makes them its ``extra_args``."""
-    return {"engine.extra_args": json.dumps(list(extra_args), ensure_ascii=False)}
+    """The change of the spec that makes them its ``extra_args``, without secrets: it is printed."""
+    return {"engine.extra_args": json.dumps(mask_arguments(extra_args), ensure_ascii=False)}

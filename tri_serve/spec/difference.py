@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tri_serve.spec.models import Spec
-from tri_serve.spec.secrets import MASK, is_secret_path, mask_value
+from tri_serve.spec.secrets import is_secret_path, mask_value
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Change:
     new: object
 
     def __str__(self) -> str:
-        if self.old == self.new == MASK:
+        if self.old == self.new:
             return f"{self.key}: changed (not shown)"
         return f"{self.key}: {_word(self.old)} -> {_word(self.new)}"
 

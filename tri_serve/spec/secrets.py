@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
 MASK = "********"
 
-_SECRET_WORD = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?$", re.IGNORECASE)
+_SECRET_WORD = re.compile(r"(KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?$", re.IGNORECASE)
 _SECRET_FLAG = re.compile(r"(token|key|secret|password)$", re.IGNORECASE)
+_COUNTS = frozenset(
+    {"MAX", "MIN", "NUM", "TOTAL", "PER", "BATCHED", "THRESHOLD", "LIMIT", "COUNT", "SIZE", "USE", "ENABLE"}
+)
+"""Words of names that count tokens of text, or switch something about them: VLLM_MAX_BAD_WORDS_TOTAL_TOKENS."""
+_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]+@")
+_MANY = frozenset({("engine",), ("engine", "env"), ("engine", "extra_args"), ("engine", "command")})
+"""Paths whose value holds others, of which some may be secret."""
 
 
 def is_secret_name(name: str) -> bool:
@@ -16,12 +24,26 @@ def is_secret_name(name: str) -> bool:
 
     Judged word by word, so that TOKENIZERS_PARALLELISM is none.
     """
-    return any(_SECRET_WORD.search(word) for word in name.split("_"))
+    words = name.strip().upper().split("_")
+    if any(_SECRET_WORD.search(word) for word in words) or words[-1].endswith("TOKEN"):
+        return True
+    tokens = words[-1].endswith("TOKENS") or any(word.endswith("TOKEN") for word in words)
+    return tokens and _COUNTS.isdisjoint(words)
+
+
+def is_secret_variable(name: str, value: str) -> bool:
+    """Whether a variable must be kept apart from those that may be shown: by its name, or by what it holds."""
+    return is_secret_name(name) or mask_urls(value) != value
 
 
 def is_secret_path(path: tuple[str, ...]) -> bool:
     """Whether the value at a path of the spec must not be printed."""
     return path[:2] == ("engine", "env") and len(path) > 2 and is_secret_name(path[2])
+
+
+def mask_urls(text: str) -> str:
+    """``text`` with the password masked in each ``scheme://user:password@host``."""
+    return _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text)
 
 
 def mask_arguments(arguments: Iterable[str]) -> tuple[str, ...]:
@@ -35,10 +57,10 @@ def mask_arguments(arguments: Iterable[str]) -> tuple[str, ...]:
         if argument.startswith("--"):
             flag, equals, _ = argument.partition("=")
             secret = bool(_SECRET_FLAG.search(flag.rstrip("s") if flag.endswith("keys") else flag))
-            masked.append(f"{flag}={MASK}" if equals and secret else argument)
+            masked.append(f"{flag}={MASK}" if equals and secret else mask_urls(argument))
             hiding = secret and not equals
         else:
-            masked.append(MASK if hiding else argument)
+            masked.append(MASK if hiding else mask_urls(argument))
     return tuple(masked)
 
 
@@ -46,6 +68,38 @@ def mask_value(path: tuple[str, ...], value: object) -> object:
     """The value at ``path`` as it may be shown."""
     if is_secret_path(path):
         return MASK
-    if path == ("engine", "extra_args") and isinstance(value, (tuple, list)):
+    if path in _MANY and isinstance(value, (tuple, list)):
         return mask_arguments(str(item) for item in value)
-    return value
+    return mask_urls(value) if isinstance(value, str) else value
+
+
+def mask_text(key: str, text: str) -> str:
+    """``text`` as it may be shown where it was given for the dotted ``key``, as --set takes it."""
+    path = tuple(part.strip() for part in key.strip().split("."))
+    if path not in _MANY:
+        return str(mask_value(path, text))
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return MASK
+    if not isinstance(value, (dict, list)):
+        return MASK
+    masked = _mask_below(path, value)
+    return text if masked == value else json.dumps(masked, ensure_ascii=False, default=str)
+
+
+def mask_assignment(said: str) -> str:
+    """KEY=VALUE of --set as it may be shown."""
+    key, equals, text = said.partition("=")
+    return f"{key}{equals}{mask_text(key, text)}"
+
+
+def _mask_below(path: tuple[str, ...], value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _mask_below((*path, str(name)), below) for name, below in value.items()}
+    shown = mask_value(path, value)
+    if isinstance(shown, tuple) and isinstance(value, list):
+        return value if list(shown) == [str(item) for item in value] else list(shown)
+    return shown

@@ -67,13 +67,27 @@ def test_the_preset_s_own_settings_for_a_gpu_count(capsys: Capture) -> None:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "secret",
-    ["engine.env.HF_TOKEN=hunter2", "engine.env={HF_TOKEN: hunter2}", "engine={env: {HF_TOKEN: hunter2}}"],
+    [
+        "engine.env.HF_TOKEN=hunter2",
+        "engine.env.HF_TOKEN =hunter2",
+        " engine.env.HF_TOKEN=hunter2",
+        "engine.env={HF_TOKEN: hunter2}",
+        "engine={env: {HF_TOKEN: hunter2}}",
+        "engine.env.HTTPS_PROXY=http://user:hunter2@proxy:3128",
+    ],
 )
 def test_no_secret_is_printed_whichever_way_it_was_given(form: str, secret: str, capsys: Capture) -> None:
     assert run(["render", form, *LARGE, "--set", secret]) == 0
     said = capsys.readouterr()
     assert "hunter2" not in said.out + said.err
     assert "********" in said.out
+
+
+def test_a_variable_that_counts_tokens_is_written_and_not_asked_for(capsys: Capture) -> None:
+    assert run(["render", "shell", *LARGE, "--set", "engine.env.VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE=1"]) == 0
+    text = capsys.readouterr().out
+    assert "VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE=1" in text
+    assert "is not set" not in text
 
 
 def test_the_command_in_the_file_stays_on_its_line(capsys: Capture) -> None:

@@ -10,7 +10,7 @@ from tri_serve.errors import SpecError
 from tri_serve.spec.difference import difference, printable
 from tri_serve.spec.load import load_spec
 from tri_serve.spec.models import Spec
-from tri_serve.spec.secrets import MASK, is_secret_name, mask_arguments
+from tri_serve.spec.secrets import MASK, is_secret_name, mask_arguments, mask_assignment, mask_urls
 
 SECRET = "hunter2hunter2"
 
@@ -91,3 +91,63 @@ def test_a_broken_assignment_does_not_quote_its_value() -> None:
     with pytest.raises(SpecError) as caught:
         load_spec(None, [], {}, [f"engine.env=[{SECRET}"])
     assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE",
+        "VLLM_MAX_BAD_WORDS_TOTAL_TOKENS",
+        "VLLM_MULTI_STREAM_GEMM_TOKEN_THRESHOLD",
+        "VLLM_USE_FASTOKENS",
+    ],
+)
+def test_a_name_that_counts_tokens_of_text_is_none(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["MAX_TOKEN", "HF_TOKENS", "HF_TOKEN_PROD", "hf_token"])
+def test_a_token_that_says_who_asks_is_one(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:hunter2@proxy:3128", f"http://u:{MASK}@proxy:3128"),
+        ("a http://:hunter2@b, https://u:hunter@2@c/x", f"a http://:{MASK}@b, https://u:{MASK}@c/x"),
+        ("http://u@proxy:3128/a:b@c", "http://u@proxy:3128/a:b@c"),
+        ("http://proxy:3128", "http://proxy:3128"),
+    ],
+)
+def test_a_password_in_a_url_is_masked(text: str, shown: str) -> None:
+    assert mask_urls(text) == shown
+
+
+def test_a_password_in_a_url_is_shown_nowhere_in_a_spec() -> None:
+    old = spec_with(f"engine.env.HTTPS_PROXY=http://u:{SECRET}@proxy")
+    new = spec_with(f"engine.env.HTTPS_PROXY=http://u:{SECRET}2@proxy")
+    assert printable(old)["engine"]["env"] == {"HTTPS_PROXY": f"http://u:{MASK}@proxy"}  # type: ignore[index]
+    (change,) = difference(old, new)
+    assert str(change) == "engine.env.HTTPS_PROXY: changed (not shown)"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("engine.env.HF_TOKEN=hunter2", f"engine.env.HF_TOKEN={MASK}"),
+        ("engine.env.HF_TOKEN =hunter2", f"engine.env.HF_TOKEN ={MASK}"),
+        (" engine.env.HF_TOKEN=hunter2", f" engine.env.HF_TOKEN={MASK}"),
+        ("engine.env={HF_TOKEN: hunter2, A: 1}", f'engine.env={{"HF_TOKEN": "{MASK}", "A": 1}}'),
+        ("engine={env: {HF_TOKEN: hunter2}}", f'engine={{"env": {{"HF_TOKEN": "{MASK}"}}}}'),
+        ("engine.extra_args=[--api-key, hunter2]", f'engine.extra_args=["--api-key", "{MASK}"]'),
+        ("engine.command=[vllm, --api-key=hunter2]", f'engine.command=["vllm", "--api-key={MASK}"]'),
+        ("engine.env={HF_TOKEN: hunter2", f"engine.env={MASK}"),
+        ("engine.env.HTTPS_PROXY=http://u:hunter2@p", f"engine.env.HTTPS_PROXY=http://u:{MASK}@p"),
+        # What holds no secret is left as it was written.
+        ("engine.extra_args=[--seed, 1]", "engine.extra_args=[--seed, 1]"),
+        ("gateway.port=8001", "gateway.port=8001"),
+    ],
+)
+def test_an_assignment_is_shown_without_its_secrets(said: str, shown: str) -> None:
+    assert mask_assignment(said) == shown

@@ -12,7 +12,7 @@ from tri_serve.spec.models import Spec
 
 Planner = Callable[[Spec, PlanDevice], Plan]
 Elsewhere = Callable[[Gpu], Plan]
-"""The plan that ``--gpu`` with that GPU's name gives: with what the preset says for it, on as many as it then takes."""
+"""The plan that ``--gpu`` with that GPU's name gives: as the preset has it there, on as many as it then takes."""
 
 _LEAST_LENGTH = 2048
 """Tokens below which a context is too short for a conversation; nobody is advised to have less."""

@@ -157,13 +157,13 @@ def test_another_gpu_gives_what_is_promised_of_it(
     """The preset may have other settings for that GPU, and take another number of them."""
     here = planned(capsys, preset, "--gpu", gpu, *sets)
     promised = {change.gpu: change.effect for change in here.changes if change.gpu}
-    assert "h200" in promised or len(promised) == 2
+    assert promised
     for name, effect in promised.items():
         there = planned(capsys, preset, "--gpu", name, *sets)
         assert here.speed is not None
         assert there.speed is not None
         assert there.memory is not None
-        assert effect.split()[:2] == [str(users(there.memory)), "users"]
+        assert effect.replace(",", "").split()[:2] == [str(users(there.memory)), "users"]
         if there.device.count == here.device.count:
             assert " GPU" not in effect
         else:

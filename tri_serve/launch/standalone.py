@@ -69,6 +69,7 @@ def container_launch(spec: Spec, *, port: int | None = None) -> LaunchConfig:
 
     ``host`` of what is returned is where the container's port is to be published: gateway.host.
     """
+    _check_address(spec.gateway.host)
     engine = spec.engine.model_copy(update={"command": None, "python": None})
     bare = spec.model_copy(update={"engine": engine})
     return replace(standalone_launch(bare, host=_EVERY_INTERFACE, port=port), host=spec.gateway.host)
@@ -171,15 +172,19 @@ def _named(spec: Spec, options: list[Option]) -> Iterator[Option]:
 
 def _listening(gate: VersionGate, host: str, port: int | None) -> Iterator[Option]:
     """vLLM listens on every interface unless told otherwise, SGLang on the loopback one."""
+    _check_address(host)
+    if host != (gate.default("--host") or _EVERY_INTERFACE):
+        yield Option("--host", host, "gateway.host")
+    if port is not None:
+        yield Option("--port", str(port), "gateway.port")
+
+
+def _check_address(host: str) -> None:
     if host == NODE:
         raise LaunchError(
             f"gateway.host: {NODE} goes with a cluster's nodes; one engine listens on an address",
             hint="--set gateway.host=127.0.0.1",
         )
-    if host != (gate.default("--host") or _EVERY_INTERFACE):
-        yield Option("--host", host, "gateway.host")
-    if port is not None:
-        yield Option("--port", str(port), "gateway.port")
 
 
 def _environment(spec: Spec, device: Device) -> dict[str, str]:

@@ -26,6 +26,23 @@ _SHARED_MEMORY = "8gb"
 _PROBE = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
 
 
+class _Text(str):
+    """A string that is quoted whatever it looks like.
+
+    PyYAML leaves bare what YAML 1.1 takes for text, of which Compose, by YAML 1.2, reads ``1e3`` and ``0o17`` as
+    numbers.
+    """
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    def represent_data(self, data: Any) -> yaml.Node:
+        if isinstance(data, _Text):
+            return self.represent_scalar("tag:yaml.org,2002:str", str(data), style="'")
+        return super().represent_data(data)
+
+
 def compose_file(spec: Spec, config: LaunchConfig, *, command: str) -> str:
     """The file; ``config`` is that of ``container_launch``.
 
@@ -48,7 +65,7 @@ def compose_file(spec: Spec, config: LaunchConfig, *, command: str) -> str:
         "# lines of NAME=value, taken as they stand (Docker Compose 2.30 or later). Let nobody else read it.",
         *(f"#   {name}: {use}" for name, use in secret_names(spec, config)),
     ]
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000)
+    text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
     return "\n".join(lines) + "\n" + text
 
 
@@ -59,7 +76,6 @@ def _service_name(index: int, replicas: int) -> str:
 def _service(spec: Spec, config: LaunchConfig, index: int, replicas: int) -> dict[str, Any]:
     engine = spec.engine
     entrypoint = COMMANDS[engine.kind]
-    host = f"[{config.host}]" if ":" in config.host else config.host
     service: dict[str, Any] = {
         "image": _image(engine),
         "entrypoint": list(entrypoint),
@@ -69,7 +85,7 @@ def _service(spec: Spec, config: LaunchConfig, index: int, replicas: int) -> dic
         },
         # raw: what follows the = is the value, without quotes or $ meaning anything.
         "env_file": [{"path": SECRETS_FILE, "required": bool(config.secret_env), "format": "raw"}],
-        "ports": [f"{host}:{config.port + index}:{config.port}"],
+        "ports": [f"{_address(config.host)}:{config.port + index}:{config.port}"],
         "volumes": _volumes(spec),
         "shm_size": _SHARED_MEMORY,
         "init": True,
@@ -101,12 +117,28 @@ def _image(engine: EngineSpec) -> str:
     return _IMAGES[engine.kind].format(version=engine.version)
 
 
-def _volumes(spec: Spec) -> list[str]:
+def _address(host: str) -> str:
+    """Where a port is published: Docker takes IP addresses alone."""
+    if host == "localhost":
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _volumes(spec: Spec) -> list[str | dict[str, Any]]:
     # What is fetched and compiled outlives the container.
-    volumes = ["cache:/root/.cache"]
-    source = spec.model.source
-    if is_directory(source):
-        volumes.append(f"{_literal(source)}:{_literal(source)}:ro")
+    volumes: list[str | dict[str, Any]] = ["cache:/root/.cache"]
+    if is_directory(spec.model.source):
+        # In the short form a colon would end the path, and a directory that is not there would be made, empty.
+        path = _literal(spec.model.source)
+        volumes.append(
+            {
+                "type": "bind",
+                "source": path,
+                "target": path,
+                "read_only": True,
+                "bind": {"create_host_path": False},
+            }
+        )
     return volumes
 
 
@@ -124,9 +156,9 @@ def _gpus(config: LaunchConfig, engine: EngineSpec, index: int, replicas: int) -
             f"{size * replicas}",
             hint="name more, or lower fleet.replicas or engine.tensor_parallel_size",
         )
-    return {"device_ids": mine}
+    return {"device_ids": [_Text(name) for name in mine]}
 
 
-def _literal(text: str) -> str:
+def _literal(text: str) -> _Text:
     """Compose puts variables in the place of ``$NAME``; ``$$`` is one dollar."""
-    return text.replace("$", "$$")
+    return _Text(text.replace("$", "$$"))

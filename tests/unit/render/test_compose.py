@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,8 @@ def test_no_image_is_guessed_for_the_cpu(services: Services) -> None:
     ("sets", "port", "published"),
     [
         ((), None, "127.0.0.1:8000:8000"),
+        # Docker takes no name for an address.
+        (("gateway.host=localhost",), None, "127.0.0.1:8000:8000"),
         (("gateway.host=0.0.0.0",), 8100, "0.0.0.0:8100:8100"),
         (("gateway.host='::1'",), None, "[::1]:8000:8000"),
     ],
@@ -66,6 +69,11 @@ def test_the_port_is_published_where_the_spec_says(
     sets: tuple[str, ...], port: int | None, published: str, services: Services
 ) -> None:
     assert services(*sets, port=port)["engine"]["ports"] == [published]
+
+
+def test_a_cluster_s_address_is_none_of_a_container(services: Services) -> None:
+    with pytest.raises(LaunchError, match=r"gateway\.host"):
+        services("gateway.host=node", "fleet.target=ray", "fleet.ray.address=auto")
 
 
 def test_an_engine_may_finish_before_it_is_killed(services: Services) -> None:
@@ -91,7 +99,34 @@ def test_what_is_fetched_outlives_the_container_and_a_directory_is_mounted_reada
     services: Services,
 ) -> None:
     assert services()["engine"]["volumes"] == ["cache:/root/.cache"]
-    assert services("model.source=/srv/a$b")["engine"]["volumes"][1] == "/srv/a$$b:/srv/a$$b:ro"
+    assert services("model.source=/srv/a$b")["engine"]["volumes"][1] == mounted("/srv/a$$b")
+
+
+def mounted(path: str) -> dict[str, Any]:
+    return {
+        "type": "bind",
+        "source": path,
+        "target": path,
+        "read_only": True,
+        "bind": {"create_host_path": False},
+    }
+
+
+def test_a_colon_does_not_end_a_path(services: Services) -> None:
+    assert services("model.source=/srv/a:b")["engine"]["volumes"][1] == mounted("/srv/a:b")
+
+
+@pytest.mark.parametrize("value", ["1e3", "0o17", "1e-05", "+.5E1", "0x_1", "plain", "~", "a'b", "a b"])
+def test_text_is_quoted_so_that_every_reader_takes_it_for_text(value: str, render: Render) -> None:
+    """YAML 1.2, which Compose reads, knows other numbers than the YAML 1.1 of these tests."""
+    given = f"engine.extra_args=['--additional-config', {json.dumps(value)}]"
+    text = render("compose", given, "model.source=/srv/m", texts=(f"engine.env.X={value}",))
+    written = "'" + value.replace("'", "''") + "'"
+    lines = text.splitlines()
+    assert f"    - {written}" in lines
+    assert f"      X: {written}" in lines
+    command = lines[lines.index("    command:") + 1 : lines.index("    environment:")]
+    assert [line for line in command if not line.startswith("    - '")] == []
 
 
 def devices(service: dict[str, Any]) -> dict[str, Any]:

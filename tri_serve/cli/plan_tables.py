@@ -19,6 +19,7 @@ from tri_serve.plan.result import DemandPlan, Plan, SpeedPlan
 from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span, users
 from tri_serve.spec.keys import catalogue as spec_keys
 from tri_serve.spec.preset import preset_names
+from tri_serve.spec.secrets import mask_text
 
 MOST_PLANS = 256
 """Of one sweep: more is a mistyped list, and no table that anybody reads."""
@@ -70,7 +71,8 @@ def swept(
     plans: list[tuple[Values, Answer]] = []
     for values in combinations:
         chosen = dict(zip(choices, values, strict=True))
-        plans.append((chosen, _answer_for(selection, chosen, gpu, asked)))
+        shown = {key: mask_text(key, value) for key, value in chosen.items()}
+        plans.append((shown, _answer_for(selection, chosen, gpu, asked)))
     return list(choices), plans
 
 

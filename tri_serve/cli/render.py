@@ -108,14 +108,19 @@ def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
     for in systemd's PATH.
     """
     from tri_serve.launch.standalone import remarks, standalone_launch
-    from tri_serve.render.systemd import systemd_unit, unit_name
+    from tri_serve.render.systemd import seen_words, systemd_unit, unit_name
 
     loaded = selection.load()
     config = standalone_launch(loaded.spec, port=_port(loaded))
     text = systemd_unit(loaded.spec, config, command=_written("systemd", selection))
     _give(text, output, force=force)
     print_notes(
-        (*loaded.notes, *remarks(loaded.spec), *_install_words(unit_name(loaded.spec), config.argv[0]))
+        (
+            *loaded.notes,
+            *remarks(loaded.spec),
+            *seen_words(loaded.spec, config),
+            *_install_words(unit_name(loaded.spec), config.argv[0]),
+        )
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import posixpath
 import re
+from collections.abc import Iterator
 
 from tri_serve.errors import LaunchError
 from tri_serve.launch.config import LaunchConfig
@@ -33,6 +35,11 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 SystemCallArchitectures=native
 UMask=0077"""
 
+_HOMES = ("/home", "/root", "/run/user")
+"""What ProtectHome hides (systemd.exec(5))."""
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - words to compare with
+"""What PrivateTmp puts empty folders in the place of."""
+
 
 def unit_name(spec: Spec) -> str:
     """The unit's name without ``.service``: that of the engine and of the model."""
@@ -43,27 +50,34 @@ def unit_name(spec: Spec) -> str:
 def systemd_unit(spec: Spec, config: LaunchConfig, *, command: str) -> str:
     """The unit. It holds no secret: those come from an environment file that root alone can read.
 
-    Raises LaunchError for a value that no unit can hold.
+    Raises LaunchError for a value that no unit can hold, and for an engine or checkpoint that it would not see.
     """
+    for key, path in _needed(spec):
+        if _below(path, _TEMPORARY):
+            raise LaunchError(
+                f"{key}: {path}: the unit has a {_below(path, _TEMPORARY)} of its own and would not see it",
+                hint="move it to where it stays, such as /srv or /opt",
+            )
     name = unit_name(spec)
     secrets = f"/etc/tri-serve/{name}.env"
     program = () if config.argv[0].startswith("/") else ("/usr/bin/env",)
     start = [" ".join(_word(argument) for argument in group) for group in grouped((*program, *config.argv))]
     # Everything that is fetched, compiled or cached goes to the one place that the unit may write to.
     env = {"HOME": f"/var/lib/{name}", "XDG_CACHE_HOME": f"/var/cache/{name}", **config.env}
-    home = "read-only" if spec.model.source.startswith(("/home/", "/root/")) else "yes"
-    local = is_directory(spec.model.source)
+    home = "read-only" if any(_below(path, _HOMES) for _, path in _paths(spec, config)) else "yes"
+    reads = " and ".join(
+        [
+            *(["the engine"] if config.argv[0].startswith("/") else []),
+            *(["the checkpoint"] if is_directory(spec.model.source) else []),
+        ]
+    )
     lines = [
         heading(command),
         f"# {summary(spec, config)}",
         f"# Install as /etc/systemd/system/{name}.service. Secrets are lines of NAME=value in",
         f"# {secrets} (owner root, mode 600):",
         *(f"#   {secret}: {use}" for secret, use in secret_names(spec, config)),
-        *(
-            ["# The engine runs as a user of its own, which must be able to read the checkpoint."]
-            if local
-            else []
-        ),
+        *([f"# The engine runs as a user of its own, which must be able to read {reads}."] if reads else []),
         "[Unit]",
         f"Description={_specifiers(spec.model.served_name)} on {spec.engine.kind} {spec.engine.version}",
         "After=network-online.target nvidia-persistenced.service",
@@ -94,6 +108,53 @@ def systemd_unit(spec: Spec, config: LaunchConfig, *, command: str) -> str:
         "WantedBy=multi-user.target",
     ]
     return "\n".join(lines) + "\n"
+
+
+def seen_words(spec: Spec, config: LaunchConfig) -> tuple[str, ...]:
+    """What whoever installs the unit should know of the paths that it names, one sentence or two each."""
+    paths = dict.fromkeys(_paths(spec, config))
+    homes = list(dict.fromkeys(path for _, path in paths if _below(path, _HOMES)))
+    words = []
+    if homes:
+        words.append(
+            f"{', '.join(homes)}: in a home, which is usually closed to the unit's own user. Open the way "
+            "(chmod o+x each folder on it), or move it to where all may read, such as /srv or /opt."
+        )
+    words += [
+        f"{key} names {path}: the unit has a {_below(path, _TEMPORARY)} of its own, which is empty when it starts."
+        for key, path in paths
+        if _below(path, _TEMPORARY) not in ("", path)
+    ]
+    return tuple(words)
+
+
+def _needed(spec: Spec) -> Iterator[tuple[str, str]]:
+    """The paths without which no engine starts, each after its key in the spec."""
+    if spec.engine.command is not None:
+        yield from (("engine.command", path) for word in spec.engine.command for path in _paths_in(word))
+    elif spec.engine.python is not None and posixpath.isabs(spec.engine.python):
+        yield "engine.python", posixpath.normpath(spec.engine.python)
+    if is_directory(spec.model.source):
+        yield "model.source", posixpath.normpath(spec.model.source)
+
+
+def _paths(spec: Spec, config: LaunchConfig) -> Iterator[tuple[str, str]]:
+    """Those, and the paths in the engine's other arguments and variables."""
+    yield from _needed(spec)
+    yield from (("engine.extra_args", path) for word in spec.engine.extra_args for path in _paths_in(word))
+    for name, value in config.env.items():
+        yield from ((f"engine.env.{name}", path) for path in _paths_in(value))
+
+
+def _paths_in(text: str) -> Iterator[str]:
+    """Absolute paths: the whole text, or as in ``--flag=/a`` and ``/a:/b``, up to what may end one."""
+    for found in re.findall(r"(?:^|(?<=[\s=:,;\"'\[{(]))/[^\s:,;\"'\]})]+", text):
+        yield posixpath.normpath(found)
+
+
+def _below(path: str, folders: tuple[str, ...]) -> str:
+    """The one of ``folders`` that ``path`` is or lies in; empty if in none."""
+    return next((folder for folder in folders if path == folder or path.startswith(f"{folder}/")), "")
 
 
 def _specifiers(text: str) -> str:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
 
 from tri_serve.errors import LaunchError
-from tri_serve.render.systemd import unit_name
+from tri_serve.launch.standalone import standalone_launch
+from tri_serve.render.systemd import seen_words, unit_name
 from tri_serve.spec.load import load_spec
 
 Render = Callable[..., str]
@@ -65,11 +67,63 @@ def test_nothing_hides_the_gpu_or_forbids_compiling(render: Render) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "home"), [("/srv/tri", "yes"), ("/home/ann/tri", "read-only"), ("trillionlabs/Tri-21B", "yes")]
+    ("sets", "home"),
+    [
+        (["model.source=/srv/tri"], "yes"),
+        (["model.source=/homes/tri"], "yes"),
+        (["model.source=trillionlabs/Tri-21B"], "yes"),
+        (["model.source=/home/ann/tri"], "read-only"),
+        (["model.source=/srv/../root/tri"], "read-only"),
+        (["model.source=/srv/tri", "engine.python=/home/ann/venv/bin/python"], "read-only"),
+        (
+            ["model.source=/srv/tri", "engine.command=[/usr/bin/nice, /home/ann/venv/bin/vllm, serve]"],
+            "read-only",
+        ),
+        (["model.source=/srv/tri", "engine.env.LD_LIBRARY_PATH='/opt/lib:/home/ann/lib'"], "read-only"),
+        (
+            ["model.source=/srv/tri", "engine.extra_args=['--chat-template=/home/ann/chat.jinja']"],
+            "read-only",
+        ),
+        (["model.source=/srv/tri", "engine.env.HTTPS_PROXY='http://proxy/home/'"], "yes"),
+    ],
 )
-def test_a_checkpoint_in_a_home_stays_readable(source: str, home: str, render: Render) -> None:
-    made = settings(render("systemd", f"model.source={source}"))
-    assert made["ProtectHome"] == [home]
+def test_what_lies_in_a_home_stays_readable(sets: list[str], home: str, render: Render) -> None:
+    assert settings(render("systemd", *sets))["ProtectHome"] == [home]
+
+
+@pytest.mark.parametrize(
+    ("sets", "key"),
+    [
+        (["model.source=/tmp/tri"], "model.source"),
+        (["model.source=/var/tmp/tri"], "model.source"),
+        (["engine.python=/tmp/venv/bin/python"], "engine.python"),
+        (["engine.command=[/tmp/venv/bin/vllm, serve]"], "engine.command"),
+    ],
+)
+def test_an_engine_or_checkpoint_that_the_unit_would_not_see_is_refused(
+    sets: list[str], key: str, render: Render
+) -> None:
+    with pytest.raises(LaunchError, match=rf"{re.escape(key)}: .* would not see it"):
+        render("systemd", *sets)
+
+
+def words_of(*sets: str) -> str:
+    spec = load_spec("tri-21b-awq", [], {}, ["model.source=/srv/tri", *sets]).spec
+    return " ".join(seen_words(spec, standalone_launch(spec)))
+
+
+def test_paths_that_the_unit_s_user_may_not_reach_are_said() -> None:
+    assert "/home/ann/venv/bin/python: in a home" in words_of("engine.python=/home/ann/venv/bin/python")
+    assert "engine.env.TORCH_HOME names /tmp/torch" in words_of("engine.env.TORCH_HOME=/tmp/torch")
+    assert words_of("engine.env.TMPDIR=/tmp", "engine.python=/opt/venv/bin/python") == ""
+
+
+def test_the_unit_says_what_its_user_must_be_able_to_read(render: Render) -> None:
+    who = "# The engine runs as a user of its own, which must be able to read"
+    assert who not in render("systemd")
+    assert f"{who} the checkpoint.\n" in render("systemd", "model.source=/srv/tri")
+    both = render("systemd", "model.source=/srv/tri", "engine.python=/opt/venv/bin/python")
+    assert f"{who} the engine and the checkpoint.\n" in both
 
 
 def test_secrets_come_from_a_file_that_must_be_there_if_the_spec_needs_one(render: Render) -> None:

@@ -14,7 +14,15 @@ from typing import BinaryIO
 
 import requests
 
-from tri_serve.checkpoint.hub import BusyError, Hub, HubFile, HubRevision, explain, pause_seconds
+from tri_serve.checkpoint.hub import (
+    BusyError,
+    Hub,
+    HubFile,
+    HubRevision,
+    explain,
+    is_untrusted,
+    pause_seconds,
+)
 from tri_serve.errors import CheckpointError, ConnectionFailedError, ResourceError
 
 _CHUNK = 2**18
@@ -84,12 +92,12 @@ class Download:
                 problem: ConnectionFailedError
                 try:
                     self._fetch(hub, out, start, stop)
-                except requests.exceptions.SSLError as error:
-                    raise explain(error, hub.endpoint) from error
                 except BusyError as error:
                     reply, problem = error.reply, error
                 except requests.RequestException as error:
                     problem = explain(error, hub.endpoint)
+                    if is_untrusted(error):
+                        raise problem from error
                 else:
                     continue
                 failures = 0 if out.seek(0, os.SEEK_END) > start else failures + 1

@@ -7,6 +7,7 @@ all of it, and it compares no checksums. Routes: https://huggingface.co/docs/hub
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from requests.auth import AuthBase
 
 from tri_serve import __version__
 from tri_serve.errors import CheckpointError, ConnectionFailedError
+from tri_serve.spec.secrets import mask_urls
 
 ENDPOINT = "https://huggingface.co"
 _CONNECT_SECONDS = 10.0
@@ -27,6 +29,8 @@ _SILENCE_SECONDS = 30.0
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _ATTEMPTS = 5
 _MOST_PAUSE = 30.0
+_LONGEST_TOKEN = 4096
+_LARGEST_FILE = 2**60
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,13 @@ class Token:
 
 
 def find_token(environ: Mapping[str, str]) -> Token | None:
-    """The user's token where the hub's own tools keep it: HF_TOKEN, or the file that ``hf auth login`` writes."""
+    """The user's token where the hub's own tools keep it: HF_TOKEN, or the file that ``hf auth login`` writes.
+
+    Raises CheckpointError, without showing it, if what is there can be no token.
+    """
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if value := environ.get(name, "").strip():
-            return Token(value, name)
+            return _token(value, name)
     if environ.get("HF_TOKEN_PATH"):
         file = Path(environ["HF_TOKEN_PATH"]).expanduser()
     else:
@@ -75,18 +82,31 @@ def find_token(environ: Mapping[str, str]) -> Token | None:
         home = Path(environ["HF_HOME"]).expanduser() if environ.get("HF_HOME") else cache / "huggingface"
         file = home / "token"
     try:
-        value = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        value = file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
         return None
-    return Token(value, str(file)) if value else None
+    return _token(value, str(file)) if value else None
+
+
+def _token(value: str, origin: str) -> Token:
+    # It becomes part of a header, which takes no line break, and whose error would quote it.
+    if len(value) > _LONGEST_TOKEN or not re.fullmatch(r"[!-~]+", value):
+        raise CheckpointError(
+            f"{origin} holds no token: one is letters, digits and signs of ASCII, without blanks or line breaks",
+            hint=f"copy it once more from {ENDPOINT}/settings/tokens",
+        )
+    return Token(value, origin)
 
 
 class Hub:
     """A hub that answers questions. One for each thread: connections are kept."""
 
     def __init__(self, environ: Mapping[str, str], *, pause: Callable[[float], None] = time.sleep) -> None:
-        """Raises ConnectionFailedError if ``environ`` names certificates that are not there."""
-        self.endpoint = (environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+        """Raises ConnectionFailedError if ``environ`` names certificates that are not there, and CheckpointError if
+        what it has as a token is none."""
+        self._address = (environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
+        self.endpoint = mask_urls(self._address)
+        """Which hub, for people."""
         self.token = find_token(environ)
         self.pause = pause
         self._session = requests.Session()
@@ -114,7 +134,7 @@ class Hub:
             found: Any = reply.json()
             files = tuple(_file(entry) for entry in found["siblings"])
             commit = str(found["sha"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConnectionFailedError(
                 f"{self.endpoint} answered for {repository} with something that is no list of files",
                 hint="HF_ENDPOINT, or a proxy, leads to something that is no hub",
@@ -129,7 +149,7 @@ class Hub:
         path = f"/{repository}/resolve/{commit}/{quote(file.name)}"
         headers = {"Range": f"bytes={start}-"} if start else {}
         reply = self._session.get(
-            self.endpoint + path,
+            self._address + path,
             headers=headers,
             stream=True,
             timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS),
@@ -142,7 +162,7 @@ class Hub:
     def _get(self, path: str, repository: str, revision: str) -> requests.Response:
         for attempt in range(_ATTEMPTS):
             try:
-                reply = self._session.get(self.endpoint + path, timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS))
+                reply = self._session.get(self._address + path, timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS))
             except requests.RequestException as error:
                 raise explain(error, self.endpoint) from error
             if reply.status_code not in _BUSY or attempt == _ATTEMPTS - 1:
@@ -164,7 +184,7 @@ class Hub:
                 f"{self.endpoint} does not know the token in {origin}",
                 hint=f"make a new one at {self.endpoint}/settings/tokens and set HF_TOKEN to it",
             )
-        if code == "GatedRepo" or (status == 403 and not code):
+        if code == "GatedRepo":
             if self.token is None:
                 hint = f"accept the terms at {page}, then set HF_TOKEN to a token of that account"
             else:
@@ -187,9 +207,14 @@ class Hub:
                 f"{self.endpoint} shows no model {repository}: there is none, or it is private ({asked})",
                 hint="check the name; for a private one set HF_TOKEN to a token that may read it",
             )
+        if status == 403:
+            hint = "a proxy may forbid it; or the token may not read it, if the hub itself says so"
+        else:
+            hint = "HF_ENDPOINT, or a proxy, may lead to something that is no hub"
+        said = "".join(c for c in reply.headers.get("X-Error-Message", "") if c.isprintable())[:200]
         raise ConnectionFailedError(
-            f"{self.endpoint} answered {status} ({reply.reason}) for {repository}",
-            hint="HF_ENDPOINT, or a proxy, may lead to something that is no hub",
+            f"{self.endpoint} answered {status} ({said or reply.reason}) for {repository}",
+            hint=hint,
             status=status,
         )
 
@@ -208,9 +233,14 @@ def pause_seconds(reply: requests.Response | None, attempt: int) -> float:
     return min(_MOST_PAUSE, float(asked) if asked.isdecimal() else 2.0**attempt)
 
 
+def is_untrusted(error: requests.RequestException) -> bool:
+    """Whether the server's certificate is what was wrong, which trying again does not change."""
+    return isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
 def explain(error: requests.RequestException, endpoint: str) -> ConnectionFailedError:
     """The error that says in one line why a hub could not be reached."""
-    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" not in str(error):
+    if isinstance(error, requests.exceptions.SSLError) and not is_untrusted(error):
         return ConnectionFailedError(
             f"no TLS connection to {endpoint} could be made",
             hint="check HTTPS_PROXY, and whether HF_ENDPOINT is http:// or https://",
@@ -249,10 +279,13 @@ class _Bearer(AuthBase):
 
 
 def _file(entry: Any) -> HubFile:
+    """Raises ValueError, KeyError or TypeError for what describes no file that could be kept."""
+    if not isinstance(entry, dict):
+        raise TypeError("a file is described by an object")
     lfs = entry.get("lfs")
-    return HubFile(
-        name=str(entry["rfilename"]),
-        size=int(entry["size"]),
-        blob=str(lfs["sha256"] if lfs else entry["blobId"]),
-        large=bool(lfs),
-    )
+    name, size, blob = entry["rfilename"], entry["size"], lfs["sha256"] if lfs else entry["blobId"]
+    if not (isinstance(name, str) and isinstance(blob, str) and type(size) is int):
+        raise TypeError("a file has a name, a size and a checksum")
+    if not 0 <= size <= _LARGEST_FILE:
+        raise ValueError("no file has that size")
+    return HubFile(name=name, size=size, blob=blob, large=bool(lfs))

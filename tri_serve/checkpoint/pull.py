@@ -20,7 +20,13 @@ from pathlib import Path, PurePosixPath
 
 from tri_serve.checkpoint.download import Download, Stopped
 from tri_serve.checkpoint.hub import Hub, HubFile, HubRevision
-from tri_serve.checkpoint.resolve import hub_cache, is_hub_name, is_offline
+from tri_serve.checkpoint.resolve import (
+    check_revision,
+    hub_cache,
+    is_hub_name,
+    is_offline,
+    is_path_below,
+)
 from tri_serve.errors import CheckpointError, ResourceError, TriServeError
 from tri_serve.spec.engine import ModelSpec
 
@@ -91,6 +97,7 @@ def pull(
             f"{name} is to be fetched, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids it",
             hint="unset them for this once; engines are started offline anyway",
         )
+    check_revision(model.revision)
     revision = Hub(environ, pause=pause).look_up(name, model.revision)
     if not _COMMIT.fullmatch(revision.commit):
         raise CheckpointError(f"{name}: the hub calls its commit {revision.commit!r}, which is none")
@@ -108,7 +115,12 @@ def pull(
     before = sum(download.present for download in downloads)
     _require_disk(repository, sum(download.file.size for download in downloads) - before, name)
     _run(downloads, environ, report, pause)
-    _link(repository, revision, wanted, model.revision or "main")
+    try:
+        _link(repository, revision, wanted, model.revision or "main")
+    except OSError as error:
+        raise ResourceError(
+            f"{name} was fetched, and its files could not be given their names in {repository}: {error.strerror}"
+        ) from error
     total = sum(download.file.size for download in downloads)
     chosen = {file.name for file in wanted}
     return Pulled(
@@ -130,7 +142,7 @@ def select_files(revision: HubRevision, *, remote_code: bool) -> tuple[HubFile, 
     chosen = []
     for file in revision.files:
         path = PurePosixPath(file.name)
-        if path.is_absolute() or ".." in path.parts or not _BLOB.fullmatch(file.blob):
+        if not (is_path_below(file.name) and _BLOB.fullmatch(file.blob)):
             raise CheckpointError(f"{revision.repository} names a file {file.name!r}, which cannot be stored")
         top = len(path.parts) == 1
         patterns = (*_WANTED, _CODE) if remote_code else _WANTED
@@ -244,7 +256,7 @@ def _link(repository: Path, revision: HubRevision, files: Sequence[HubFile], nam
             link.symlink_to(target)
         if folder is making:
             making.rename(snapshot)
-    if name != revision.commit and not (name.startswith("/") or ".." in name.split("/")):
+    if name != revision.commit:
         reference = repository / "refs" / name
         reference.parent.mkdir(parents=True, exist_ok=True)
         unfinished = reference.with_name(f".{reference.name}.tmp")

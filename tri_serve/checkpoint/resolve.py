@@ -20,6 +20,9 @@ _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
+_LONGEST_NAME = 200
+"""Bytes of one part of a name; Linux takes 255 (NAME_MAX), and an unfinished file's name is a little longer."""
+
 
 def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = os.environ) -> Path:
     """The directory with the checkpoint that ``model`` names.
@@ -34,6 +37,7 @@ def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = o
     if directory.is_dir():
         return directory.resolve()
     if is_hub_name(source):
+        check_revision(model.revision)
         return _in_hub_cache(source, model.revision, hub_cache(environ))
     from tri_serve.checkpoint.tiny import TINY_FORMATS
 
@@ -49,6 +53,21 @@ def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = o
 def is_hub_name(source: str) -> bool:
     """Whether ``source`` stands for a repository of the hub: owner/name, and nothing here is called so."""
     return _HUB_NAME.fullmatch(source) is not None and not Path(source).exists()
+
+
+def is_path_below(name: str) -> bool:
+    """Whether a hub's name of a file, or of a revision, can be one below a directory here, and nowhere else."""
+    return name.isprintable() and all(
+        part not in ("", ".", "..") and len(part.encode()) <= _LONGEST_NAME for part in name.split("/")
+    )
+
+
+def check_revision(revision: str | None) -> None:
+    """Raise CheckpointError if no hub can have a branch, tag or commit of that name."""
+    if revision and not is_path_below(revision):
+        raise CheckpointError(
+            f"model.revision is {revision[:80]!a}; a branch, tag or commit is needed, such as main"
+        )
 
 
 def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
@@ -76,10 +95,15 @@ def is_pulled(model: ModelSpec, cache: Path, environ: Mapping[str, str] = os.env
         return False
     index = path / "model.safetensors.index.json"
     try:
-        named = set(re.findall(r'"([^"/]+\.safetensors)"', index.read_text(encoding="utf-8")))
+        # Reading it properly tells what is wrong with one that is damaged.
+        text = index.read_text(encoding="utf-8", errors="replace")
+        named = set(re.findall(r'"([^"/]+\.safetensors)"', text))
     except OSError:
         named = set()
-    whole = all((path / name).is_file() for name in named) if named else any(path.glob("*.safetensors"))
+    if named:
+        whole = all(is_path_below(name) and (path / name).is_file() for name in named)
+    else:
+        whole = any(path.glob("*.safetensors"))
     return whole and (path / "config.json").is_file()
 
 
@@ -101,12 +125,9 @@ def _in_hub_cache(name: str, revision: str | None, hub: Path) -> Path:
     wanted = revision or "main"
     # A branch or tag is a file that holds the commit; a commit is its own name.
     commit = wanted
-    # A revision that climbs out of refs/ names nothing of the hub's.
-    if not wanted.startswith("/") and ".." not in wanted.split("/"):
-        reference = repository / "refs" / wanted
-        commit = (
-            reference.read_text(encoding="utf-8", errors="replace").strip() if reference.is_file() else wanted
-        )
+    reference = repository / "refs" / wanted
+    if reference.is_file():
+        commit = reference.read_text(encoding="utf-8", errors="replace").strip()
     snapshot = repository / "snapshots" / commit
     if _COMMIT.fullmatch(commit) and snapshot.is_dir():
         return snapshot

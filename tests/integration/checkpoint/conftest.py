@@ -42,6 +42,10 @@ class FakeHub:
     ranges: bool = True
     wrong_byte: bool = False
     is_no_hub: bool = False
+    forbidding: dict[str, str] | None = None
+    """Headers with which everything is forbidden, if any."""
+    siblings: object = None
+    """What it says of its files, if not the truth."""
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method and path, and what the request's Range said."""
     authorised: list[str] = field(default_factory=list)
@@ -84,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
             hub.authorised.append(path)
         if hub.is_no_hub:
             self._answer(200, b"<html>sign in to the hotel's network</html>")
+        elif hub.forbidding is not None:
+            self._answer(403, b"", hub.forbidding)
         elif hub.busy:
             hub.busy -= 1
             self._answer(503, b"", {"Retry-After": "0"})
@@ -131,7 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
                 }
                 | ({"lfs": large} if name.endswith(LARGE) else {})
             )
-        about: object = entries if what == "tree" else {"id": repository, "sha": COMMIT, "siblings": entries}
+        said = hub.siblings or entries
+        about: object = entries if what == "tree" else {"id": repository, "sha": COMMIT, "siblings": said}
         self._answer(200, json.dumps(about).encode())
 
     def _resolve(self, repository: str, revision: str, name: str) -> None:

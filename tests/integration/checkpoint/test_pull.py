@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 
 from tri_serve.checkpoint import hub as hub_module
 from tri_serve.checkpoint.download import Download
+from tri_serve.checkpoint.hub import Hub
 from tri_serve.checkpoint.inspect import inspect_checkpoint
 from tri_serve.checkpoint.pull import Pulled, PullProgress, pull
 from tri_serve.checkpoint.resolve import is_pulled, resolve_source
@@ -229,6 +231,108 @@ def test_the_token_goes_to_the_hub_and_to_no_other_host(hub: FakeHub, tmp_path: 
     fetch()
     assert any(path.startswith("/owner/name/resolve/") for path in hub.authorised)
     assert not any(path.startswith("/cdn/") for path in hub.authorised)
+
+
+@pytest.mark.parametrize(
+    "token", ["hf_se\ncret", "hf_se cret", "hf_secr\u00e9t", "\ud1a0\ud070secret", "hf_secret" * 1000]
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_what_can_be_no_token_is_refused_and_not_shown(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, token: str, in_file: bool
+) -> None:
+    origin = Path(os.environ["HF_HOME"]) / "token"
+    if in_file:
+        origin.parent.mkdir()
+        origin.write_text(token)
+    else:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(CheckpointError, match="holds no token") as caught:
+        fetch()
+    said = "".join(traceback.format_exception(caught.value)) + str(caught.value.hint)
+    assert caught.value.message.startswith(f"{origin} " if in_file else "HF_TOKEN ")
+    assert not [part for part in (token, "hf_se", "cret") if part in said.replace("secrets", "")]
+    assert hub.asked == []
+
+
+def test_a_proxy_that_forbids_it_is_not_taken_for_the_owner(hub: FakeHub) -> None:
+    hub.forbidding = {}
+    with pytest.raises(ConnectionFailedError, match=r"answered 403 \(Forbidden\) for owner/name$") as caught:
+        fetch()
+    assert "a proxy may forbid it" in str(caught.value.hint)
+    hub.forbidding = {"X-Error-Message": "this token may not read models"}
+    with pytest.raises(ConnectionFailedError, match=r"answered 403 \(this token may not read models\)"):
+        fetch()
+
+
+SOMETHING = {"size": 2, "blobId": "a" * 40}
+
+
+@pytest.mark.parametrize(
+    "sibling",
+    [
+        "x",
+        SOMETHING,
+        SOMETHING | {"rfilename": 7},
+        SOMETHING | {"rfilename": "model.safetensors", "size": -1},
+        SOMETHING | {"rfilename": "model.safetensors", "size": 2**80},
+        SOMETHING | {"rfilename": "model.safetensors", "size": 1e999},
+        SOMETHING | {"rfilename": "model.safetensors", "lfs": "x"},
+    ],
+)
+def test_a_list_that_describes_no_files_is_none(hub: FakeHub, sibling: object) -> None:
+    hub.siblings = [sibling]
+    with pytest.raises(ConnectionFailedError, match="something that is no list of files"):
+        fetch()
+
+
+@pytest.mark.parametrize(
+    "name", ["model\0.safetensors", "m\n.safetensors", "m" * 300 + ".safetensors", "./m.safetensors"]
+)
+def test_a_name_that_no_file_here_can_have_is_refused(hub: FakeHub, name: str) -> None:
+    hub.siblings = [SOMETHING | {"rfilename": name}]
+    with pytest.raises(CheckpointError, match="cannot be stored"):
+        fetch()
+
+
+def test_a_file_that_is_to_lie_below_another_is_refused_in_one_line(hub: FakeHub) -> None:
+    for name in ("additional_chat_templates/a.jinja", "additional_chat_templates/a.jinja/b.jinja"):
+        hub.files[name] = name.encode()
+    with pytest.raises(ResourceError, match="could not be given their names"):
+        fetch()
+
+
+@pytest.mark.parametrize("revision", [".", "a/./b", "x\0y", "../main"])
+def test_a_revision_that_no_hub_has_is_not_asked_for(hub: FakeHub, revision: str) -> None:
+    with pytest.raises(CheckpointError, match="a branch, tag or commit is needed"):
+        fetch(revision=revision)
+    assert hub.asked == []
+
+
+def test_a_password_in_the_hubs_address_is_not_shown(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://user:hunter2@127.0.0.1:9")
+    with pytest.raises(ConnectionFailedError, match="could not be reached") as caught:
+        fetch()
+    assert "hunter2" not in caught.value.message
+
+
+def test_tls_that_breaks_in_the_middle_is_tried_again_and_a_certificate_is_not(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, broken = Hub.open, ["DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "UNEXPECTED_EOF_WHILE_READING"]
+
+    def breaking(self: Hub, *arguments: Any) -> requests.Response:
+        if broken:
+            raise requests.exceptions.SSLError(f"[SSL: {broken.pop()}]")
+        return really(self, *arguments)
+
+    monkeypatch.setattr(Hub, "open", breaking)
+    assert (fetch().path / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
+    assert broken == []
+    shutil.rmtree(cache())
+    broken.extend(["DECRYPTION_FAILED_OR_BAD_RECORD_MAC", *["CERTIFICATE_VERIFY_FAILED"] * 8])
+    broken.reverse()
+    with pytest.raises(ConnectionFailedError, match=r"^the certificate of"):
+        fetch()
 
 
 def test_a_token_that_nobody_knows_is_said_to_be_so(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tri_serve.checkpoint.resolve import hub_cache, resolve_source
+from tri_serve.checkpoint.resolve import hub_cache, is_pulled, resolve_source
 from tri_serve.errors import CheckpointError
 from tri_serve.spec.engine import ModelSpec
 
@@ -56,8 +56,6 @@ def test_a_hub_name_that_was_fetched_is_found(
     [
         ("trillionlabs/Tri-7B", None, "tri-serve checkpoint pull trillionlabs/Tri-7B`"),
         ("trillionlabs/Tri-21B", "v2", "tri-serve checkpoint pull trillionlabs/Tri-21B --revision v2`"),
-        ("trillionlabs/Tri-21B", "../..", "tri-serve checkpoint pull"),
-        ("trillionlabs/Tri-21B", "..", "tri-serve checkpoint pull"),
     ],
 )
 def test_a_hub_name_that_was_not_fetched_says_how_to_fetch_it(
@@ -66,6 +64,27 @@ def test_a_hub_name_that_was_not_fetched_says_how_to_fetch_it(
     with pytest.raises(CheckpointError, match="nor in the Hugging Face cache") as refused:
         resolve_source(model(name, revision), tmp_path / "cache", hub)
     assert command in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("revision", ["../..", "..", ".", "a//b", "/etc", "a/./b", "x\0y", "m" * 300])
+def test_a_revision_that_no_hub_has_is_refused(tmp_path: Path, hub: Mapping[str, str], revision: str) -> None:
+    with pytest.raises(CheckpointError, match="a branch, tag or commit is needed"):
+        resolve_source(ModelSpec(source="a/b", revision=revision, served_name="m"), tmp_path, hub)
+
+
+@pytest.mark.parametrize("index", [b"\xff\xfe", b'{"' + b"m" * 300 + b'.safetensors": 1}'])
+def test_a_cached_index_that_is_damaged_is_no_reason_to_fall_over(
+    tmp_path: Path, hub: Mapping[str, str], index: bytes
+) -> None:
+    commit = "a" * 40
+    repository = hub_cache(hub) / "models--a--b"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors.index.json").write_bytes(index)
+    assert not is_pulled(ModelSpec(source="a/b", served_name="m"), tmp_path, hub)
 
 
 @pytest.mark.parametrize("source", ["/no/such/directory", "./absent", "a/b/c", "tri"])

@@ -85,7 +85,7 @@ def evidence_words(speed: SpeedPlan) -> str:
 
 def unknown_speed_words(plan: Plan) -> str:
     """Why there is no speed, for a plan of something that works."""
-    return f"not predicted, nor a load: the catalogue has no {plan.device.title}, and so not its bandwidth"
+    return f"not predicted, and no load planned: the catalogue has no {plan.device.title}, and so not its bandwidth"
 
 
 def engines_words(demand: DemandPlan) -> str:

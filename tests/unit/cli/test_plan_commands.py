@@ -261,7 +261,7 @@ def test_a_gpu_that_the_catalogue_does_not_know_is_planned_without_speed(
     captured = capsys.readouterr()
     assert captured.out.startswith("fits on one NVIDIA L99: ")
     speed = next(line for line in captured.out.splitlines() if line.startswith("speed"))
-    assert speed == "speed     not predicted, nor a load: the catalogue has no NVIDIA L99, and so not"
+    assert speed == "speed     not predicted, and no load planned: the catalogue has no NVIDIA L99,"
     assert run(["plan", "sweep", "tri-21b-awq", "--vary", "max_model_len=4096"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["-", "-"]
 

@@ -28,5 +28,5 @@ def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """What runs now: one folder a release, with its state, logs and sockets."""
+    """What runs now: one folder a release, with its state, logs and sockets. And which notices were shown."""
     return _base(environ, "XDG_STATE_HOME", ".local/state")

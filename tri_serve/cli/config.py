@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tri_serve.cli.notices import print_notices
 from tri_serve.cli.options import SPEC_FILE, SpecSelection, gpu_option, output_option, spec_options
-from tri_serve.cli.output import print_data, print_notes, print_table, yaml_text
+from tri_serve.cli.output import print_data, print_table, yaml_text
 from tri_serve.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def init(preset: str | None, output: Path, force: bool) -> None:
         click.echo(text, nl=False)
         return
     write_file(output, text, force=force)
-    print_notes(chosen.notes)
+    print_notices(chosen.notes, always=True)
     for key in chosen.needs:
         click.echo(f"{output}: set {key} before you start", err=True)
     click.echo(f"wrote {output}; next: tri-serve up", err=True)
@@ -135,7 +136,7 @@ def show(selection: SpecSelection, origin: bool, output: str) -> None:
     from tri_serve.spec.difference import printable
 
     loaded = selection.load()
-    print_notes(loaded.notes)
+    print_notices(loaded.notes)
     if output == "table" or (origin and output == "yaml"):
         _show_lines(loaded, origin=origin, output=output)
     elif origin:

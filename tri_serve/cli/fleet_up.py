@@ -16,7 +16,7 @@ from tri_serve.cli import fleet_views as views
 from tri_serve.cli.fleet_change import converge, show_last_words
 from tri_serve.cli.fleet_check import Times, check, process_began
 from tri_serve.cli.fleet_progress import earlier_starts, keep_starts, show_fleet, show_replica
-from tri_serve.cli.output import print_notes
+from tri_serve.cli.notices import print_notices
 from tri_serve.cli.progress import Steps, steps
 from tri_serve.errors import EngineStartError, FleetError, GatewayStartError
 from tri_serve.fleet import detached
@@ -38,7 +38,7 @@ def up(
 ) -> None:
     """Converge the release to the spec; a fleet that was started is asked ``question``."""
     times = Times(begun=process_began())
-    print_notes(loaded.notes)
+    print_notices(loaded.notes)
     paths = release_paths(release)
     paths.create()
     desired = Desired(spec=loaded.spec, environment_hashes=environment_key_hashes(os.environ))

@@ -81,7 +81,7 @@ def pad(text: str, width: int) -> str:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Write notes that come with a preset to stderr, wrapped to the terminal."""
+    """Write notes to stderr, wrapped to the terminal."""
     width = min(shutil.get_terminal_size().columns, 100)
     for note in notes:
         click.echo(textwrap.fill(f"note: {note}", width, subsequent_indent="      "), err=True)

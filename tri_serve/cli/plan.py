@@ -119,6 +119,7 @@ def show(
 
     The exit code is 12 for what cannot work.
     """
+    from tri_serve.cli.notices import print_notices
     from tri_serve.cli.output import print_data, print_notes
     from tri_serve.cli.plan_answer import REFUSED, Answer, answer
     from tri_serve.cli.plan_explain import explanation
@@ -126,6 +127,7 @@ def show(
 
     found: Answer = answer(selection, gpu, asked, advise=True)
     print_notes(found.notes)
+    print_notices(found.notices)
     if html is not None:
         from tri_serve.plan.page import page
 

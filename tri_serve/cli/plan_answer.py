@@ -47,6 +47,9 @@ class Answer:
     plan: Plan
     title: str
     notes: tuple[str, ...]
+    """What the user should know of this plan."""
+    notices: tuple[str, ...]
+    """What the user of the preset should know, whatever is planned."""
     start: str | None
     """The command of ours that starts it; none if it does not work."""
 
@@ -109,11 +112,11 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
             larger = _larger(catalogue, chosen.device.gpu)
             more = changes(plan, spec, chosen.device, planner, larger, elsewhere)
             plan = plan.model_copy(update={"changes": more})
-    notes = loaded.notes if loaded.base else ()
     return Answer(
         plan=plan,
         title=f"{loaded.preset or spec.model.served_name} on {plan.device.title}",
-        notes=(*chosen.notes, *notes),
+        notes=chosen.notes,
+        notices=loaded.notes,
         # What `up` starts and watches over itself is vLLM.
         start=None if plan.refused or spec.engine.kind != "vllm" else _start(selection, gpu, chosen),
     )

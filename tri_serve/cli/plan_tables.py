@@ -10,6 +10,7 @@ from dataclasses import replace
 import click
 
 from tri_serve.cli.columns import Column, columns
+from tri_serve.cli.notices import print_notices
 from tri_serve.cli.options import SpecSelection
 from tri_serve.cli.output import print_notes
 from tri_serve.cli.plan_answer import Answer, Asked, answer
@@ -177,6 +178,7 @@ def _print_evidence(answers: Sequence[Answer]) -> None:
 
 def _print_notes(answers: Sequence[Answer]) -> None:
     print_notes(dict.fromkeys(note for found in answers for note in found.notes))
+    print_notices(notice for found in answers for notice in found.notices)
 
 
 def _words(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tri_serve.cli.notices import print_notices
 from tri_serve.cli.options import SpecSelection, gpu_option, spec_options
 from tri_serve.cli.output import print_notes
 
@@ -60,7 +61,8 @@ def shell(selection: SpecSelection, output: Path | None, force: bool) -> None:
     config = standalone_launch(loaded.spec, port=_port(loaded))
     text = shell_script(loaded.spec, config, command=_written("shell", selection))
     _give(text, output, force=force, mode=0o755)
-    print_notes((*loaded.notes, *remarks(loaded.spec)))
+    print_notices(loaded.notes)
+    print_notes(remarks(loaded.spec))
 
 
 @render.command()
@@ -77,7 +79,7 @@ def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
     loaded = selection.load()
     config = standalone_launch(loaded.spec, port=_port(loaded))
     _give(env_file(loaded.spec, config, command=_written("env", selection)), output, force=force)
-    print_notes(loaded.notes)
+    print_notices(loaded.notes)
 
 
 @render.command()
@@ -96,7 +98,8 @@ def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
     text = compose_file(loaded.spec, config, command=_written("compose", selection))
     _give(text, output, force=force)
     engines = loaded.spec.fleet.initial_replicas
-    print_notes((*loaded.notes, *remarks(loaded.spec, engines=engines)))
+    print_notices(loaded.notes)
+    print_notes(remarks(loaded.spec, engines=engines))
 
 
 @render.command()
@@ -114,9 +117,9 @@ def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
     config = standalone_launch(loaded.spec, port=_port(loaded))
     text = systemd_unit(loaded.spec, config, command=_written("systemd", selection))
     _give(text, output, force=force)
+    print_notices(loaded.notes)
     print_notes(
         (
-            *loaded.notes,
             *remarks(loaded.spec),
             *seen_words(loaded.spec, config),
             *_install_words(unit_name(loaded.spec), config.argv[0]),
@@ -135,7 +138,7 @@ def quickstart(selection: SpecSelection, output: Path | None, force: bool) -> No
 
     loaded = selection.load()
     _give(script(loaded.spec, command=_written("quickstart", selection)), output, force=force)
-    print_notes(loaded.notes)
+    print_notices(loaded.notes)
 
 
 def _install_words(name: str, program: str) -> tuple[str, ...]:

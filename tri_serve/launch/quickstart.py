@@ -63,8 +63,8 @@ def _quoted(text: str | None) -> str:
     return f'"{written[1:-1]}"' if '"' not in written and "\\" not in written else written
 
 
-# `dtype` is torch_dtype's name since transformers 4.56. The command stands in the third line: in the first two, Python
-# would take `coding:7b` in it for the name of the file's encoding (PEP 263).
+# `dtype` is torch_dtype's name since transformers 4.56. The command stands in the third line: in the first two,
+# Python would take `coding:7b` in it for the name of the file's encoding (PEP 263).
 _SCRIPT = """\
 # One question to the model, without a server; transformers 4.56 or later.
 # Needs: pip install {requirements}

@@ -82,6 +82,12 @@ def made_fleet(**facts: Any) -> FleetState:
     return FleetState(**(running | facts))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_shown_before(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What whoever runs the tests was told already is none of theirs, and nothing is remembered for them."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture
 def now() -> float:
     return NOW

@@ -23,6 +23,9 @@ context, which gives the same number where config.json is right."""
 MOST_LAYERS = 10_000
 """Far above any model (the deepest have some 130); a wrong number must not fill memory with tensor names."""
 
+MOST_CONTEXT = 2**31 - 1
+"""Tokens; positions are 32-bit numbers in many kernels."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -59,6 +62,8 @@ class Architecture:
     """Tokens that a layer with a window looks back; none: every layer sees the whole context."""
     sliding_layers: int = 0
     """Layers that have that window in vLLM."""
+    model_type: str = ""
+    """Which class of transformers reads config.json: ``llama``; empty: it does not say."""
 
     @property
     def context(self) -> int:
@@ -153,10 +158,11 @@ def architecture_from(config: Mapping[str, Any], where: Path) -> Architecture:
         attention_bias=values.boolean("attention_bias", False),
         mlp_bias=values.boolean("mlp_bias", False),
         rope_type=rope_type,
-        rope_factor=rope.positive("factor", 1.0),
+        rope_factor=_rope_factor(values, rope),
         original_context=_original_context(values, rope),
         sliding_window=window,
         sliding_layers=_sliding_layers(values, layers) if window else 0,
+        model_type=values.text("model_type", ""),
     )
 
 
@@ -190,6 +196,15 @@ def _rope(config: Mapping[str, Any], values: Values, where: Path) -> tuple[Value
         rope = Values(section, where, f"{key}.")
         return rope, rope.text("rope_type", rope.text("type", "default"))
     return Values({}, where), "default"
+
+
+def _rope_factor(values: Values, rope: Values) -> float:
+    """Below 1 it would take context away, which no type of RoPE does; the context stays a number that is one."""
+    factor = rope.positive("factor", 1.0)
+    most = MOST_CONTEXT / values.natural("max_position_embeddings")
+    if not 1 <= factor <= most:
+        raise rope.wrong("factor", f"a number from 1 to {most:,.0f} (a context of {MOST_CONTEXT:,} tokens)")
+    return factor
 
 
 def _original_context(values: Values, rope: Values) -> int | None:

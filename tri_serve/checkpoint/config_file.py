@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from tri_serve.errors import CheckpointError
 CONFIG = "config.json"
 _MOST_BYTES = 128 * 2**20
 """Of a JSON file; the largest known, a tokenizer of 262,000 tokens, has 33 MB."""
+
+_MOST = sys.float_info.max
+_SHOWN = 120
+"""Characters of a wrong value that are shown."""
 
 
 def read_json_object(file: Path, *, hint: str | None = None) -> dict[str, Any]:
@@ -63,6 +67,8 @@ class Values:
     def wrong(self, key: str, needed: str) -> CheckpointError:
         """What to raise when ``key`` is not what is ``needed``."""
         found = json.dumps(self._values[key], ensure_ascii=False) if key in self._values else "not there"
+        if len(found) > _SHOWN:
+            found = f"{found[:_SHOWN]}…"
         return CheckpointError(
             f"{self._where}: {self._prefix}{key} is {found}; {needed} is needed", path=self._where
         )
@@ -89,7 +95,7 @@ class Values:
         value = self._values.get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
             raise self.wrong(key, "a number above 0")
         return float(value)
 

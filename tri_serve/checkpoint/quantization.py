@@ -80,7 +80,7 @@ def quantization_from(config: Mapping[str, Any], where: Path) -> QuantizationFac
             group_size=_group(section, values),
             symmetric=not values.boolean("zero_point", True),
             layout=values.text("version", "gemm").lower(),
-            ignored=values.texts("modules_to_not_convert"),
+            ignored=_rules(values, "modules_to_not_convert"),
         )
     if method == "gptq":
         return QuantizationFacts(
@@ -90,7 +90,7 @@ def quantization_from(config: Mapping[str, Any], where: Path) -> QuantizationFac
             symmetric=values.boolean("sym", True),
             act_order=values.boolean("desc_act", False),
             layout=values.text("checkpoint_format", "gptq"),
-            ignored=values.texts("modules_in_block_to_not_quantize"),
+            ignored=_rules(values, "modules_in_block_to_not_quantize"),
         )
     if method == "compressed-tensors":
         return _compressed_tensors(section, values, where)
@@ -100,7 +100,7 @@ def quantization_from(config: Mapping[str, Any], where: Path) -> QuantizationFac
             method="bitsandbytes",
             bits=4 if four else 8,
             layout=values.text("bnb_4bit_quant_type", "fp4") if four else "int8",
-            ignored=values.texts("llm_int8_skip_modules"),
+            ignored=_rules(values, "llm_int8_skip_modules"),
             double_quant=four and values.boolean("bnb_4bit_use_double_quant", False),
             storage=values.text("bnb_4bit_quant_storage", "uint8"),
         )
@@ -139,8 +139,19 @@ def _compressed_tensors(section: dict[str, Any], values: Values, where: Path) ->
         # actorder "weight" reorders before packing and leaves no trace; "group" stores g_idx.
         act_order=scheme.text("actorder", "") == "group",
         layout=layout,
-        ignored=values.texts("ignore"),
+        ignored=_rules(values, "ignore"),
     )
+
+
+def _rules(values: Values, key: str) -> tuple[str, ...]:
+    """Names of layers and regular expressions, all of which can be understood."""
+    rules = values.texts(key)
+    for rule in rules:
+        try:
+            re.compile(rule.removeprefix("re:") if rule.startswith("re:") else "")
+        except (re.error, OverflowError, RecursionError):
+            raise values.wrong(key, "a list of names and of regular expressions (re:…)") from None
+    return rules
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

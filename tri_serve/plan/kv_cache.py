@@ -15,6 +15,10 @@ GPU_BLOCK = 16
 CPU_BLOCK = 128
 """Tokens of a block on the CPU backend (platforms/cpu.py)."""
 
+KV_BYTES_FLAG = "--kv-cache-memory-bytes"
+_LONGEST_NUMBER = 18
+"""Characters; a million terabytes has 19 digits."""
+
 _SHORT = {"fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
 
 
@@ -77,11 +81,19 @@ def kv_cache(
 
 def given_kv_bytes(engine: EngineSpec) -> int | None:
     """Bytes that --kv-cache-memory-bytes among the extra flags gives the KV cache; none: it is not there."""
-    value = parse_count(value_of(engine.extra_args, "--kv-cache-memory-bytes"))
-    return int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else None
+    text = value_of(engine.extra_args, KV_BYTES_FLAG)
+    if text is not None and len(text) <= _LONGEST_NUMBER and isinstance(count := parse_count(text), int):
+        return count
+    return _number(text)
 
 
 def block_tokens(engine: EngineSpec, default: int) -> int:
     """Tokens of a block: what --block-size among the extra flags says."""
-    value = value_of(engine.extra_args, "--block-size")
-    return int(value) if value is not None and value.isdigit() and int(value) else default
+    return _number(value_of(engine.extra_args, "--block-size")) or default
+
+
+def _number(text: str | None) -> int | None:
+    """A whole number; none for what is none, which the engine refuses, or for more than any memory has."""
+    if text is None or len(text) > _LONGEST_NUMBER or not (text.isascii() and text.isdecimal()):
+        return None
+    return int(text)

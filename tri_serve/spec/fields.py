@@ -30,13 +30,16 @@ def about_key(key: str, words: str) -> PydanticCustomError:
     return PydanticCustomError(ABOUT_KEY, "{words}", {"words": words, "key": key})
 
 
+_LONGEST = 32
+"""Characters of a number with a unit; thousands of digits make an infinity, or take long to read."""
+
 DURATION_PATTERN = r"^\d+(\.\d+)?(ms|s|m|h)$"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
 
 
 def parse_duration(value: object) -> object:
     """``500ms``, ``30s``, ``2m``, ``1h`` as seconds; anything else as it is, for the field to judge."""
-    if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
+    if not isinstance(value, str) or len(value) > _LONGEST or not re.fullmatch(DURATION_PATTERN, value):
         return value
     number = value.rstrip("msh")
     return float(number) * _UNIT_SECONDS[value[len(number) :]]
@@ -51,7 +54,7 @@ def parse_count(value: object) -> object:
     The meaning is vLLM's own (``human_readable_int``, vLLM 0.32): small letters are decimal and may follow a
     fraction, capitals are binary and may not.
     """
-    if not isinstance(value, str) or not re.fullmatch(COUNT_PATTERN, value):
+    if not isinstance(value, str) or len(value) > _LONGEST or not re.fullmatch(COUNT_PATTERN, value):
         return value
     number, suffix = value[:-1], value[-1]
     power = "kmgt".index(suffix.lower()) + 1

@@ -220,3 +220,11 @@ def test_a_config_that_is_a_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").symlink_to("/dev/zero")
     with pytest.raises(CheckpointError, match="not a file"):
         read_architecture(tmp_path)
+
+
+@pytest.mark.parametrize("factor", [1e308, 1e-9, 0.5, 1e9, 10**400])
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_a_factor_that_makes_no_context_is_refused(config: dict[str, Any], kind: str, factor: float) -> None:
+    scaling = {"rope_type": kind, "factor": factor}
+    with pytest.raises(CheckpointError, match=r"rope_scaling\.factor is .*; a number"):
+        architecture_from(config | {"rope_scaling": scaling}, WHERE)

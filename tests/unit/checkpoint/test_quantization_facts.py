@@ -114,3 +114,12 @@ def test_a_spec_that_disagrees_is_refused_with_what_is_allowed(requested: str, m
         f"'auto' or '{method}' is allowed"
     )
     assert refused.value.hint == "set model.quantization to auto: it is read from config.json"
+
+
+@pytest.mark.parametrize("rule", ["re:(", "re:*", "re:a{99999999999999999999}", "re:" + "(" * 5000])
+@pytest.mark.parametrize(
+    ("method", "key"), [("awq", "modules_to_not_convert"), ("bitsandbytes", "llm_int8_skip_modules")]
+)
+def test_a_rule_that_is_no_regular_expression_is_refused(method: str, key: str, rule: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"{key} is .*; a list of names and of regular expressions"):
+        facts_of({"quant_method": method, "bits": 4, "load_in_4bit": True, key: ["lm_head", rule]})

@@ -255,3 +255,15 @@ def test_files_read_the_same_without_libyaml(refusal, monkeypatch: pytest.Monkey
 def test_the_home_of_nobody_is_left_to_whoever_opens_it(write_spec) -> None:
     path = write_spec(BASE + "model: {source: ~no-such-user/m}\n")
     assert load_spec(None, [path], {}).spec.model.source.endswith("/~no-such-user/m")
+
+
+@pytest.mark.parametrize("value", ["9" * 400 + "k", "9" * 5000 + "K", "0." + "9" * 5000 + "k"])
+def test_a_count_of_hundreds_of_digits_is_refused_as_any_other_text(refusal, value: str) -> None:
+    error = refusal(f"preset: tri-tiny-awq\nmodel: {{max_model_len: '{value}'}}\n")
+    assert "model.max_model_len" in error.message
+
+
+@pytest.mark.parametrize("value", ["9" * 400 + "s", "9" * 5000 + "ms"])
+def test_a_duration_of_hundreds_of_digits_is_refused_as_any_other_text(refusal, value: str) -> None:
+    error = refusal(f"preset: tri-tiny-awq\nengine: {{start_timeout: '{value}'}}\n")
+    assert "engine.start_timeout" in error.message

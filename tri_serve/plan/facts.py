@@ -61,11 +61,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class PlanDevice:
-    """The devices that one engine would have: so many GPUs of one kind."""
+    """The devices that engines would have: so many GPUs of one kind."""
 
     gpu: Gpu
     count: int = 1
-    """How many of them there are; an engine takes ``engine.tensor_parallel_size``."""
+    """How many of them there are, for all engines together; one takes ``engine.tensor_parallel_size`` of them. Of
+    the catalogue's there are as many as are wanted."""
     total: int | None = None
     """Bytes of one, as its driver says; none: the catalogue's."""
     free: int | None = None
@@ -78,7 +79,13 @@ class PlanDevice:
 
     @property
     def total_bytes(self) -> int:
+        """0: not known."""
         return self.gpu.memory if self.total is None else self.total
+
+    @property
+    def memory_known(self) -> bool:
+        """Whether its driver tells how much memory it has; for memory that is shared with the CPU it may not."""
+        return self.total_bytes > 0
 
     @property
     def free_bytes(self) -> int:

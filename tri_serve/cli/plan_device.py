@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tri_serve.errors import ResourceError
 from tri_serve.plan.catalogue import CPU, find_gpu
 from tri_serve.plan.facts import Gpu, PlanDevice
 
@@ -33,16 +34,19 @@ def choose(selection: SpecSelection, name: str) -> Chosen:
 
     ``auto``: this machine's GPUs; without one the CPU, or for a spec that says ``engine.device: cuda`` an L4 of the
     catalogue, which is said. Raises UsageError for a device that the catalogue does not have, and ResourceError if
-    this machine's GPUs cannot be read or are fewer than one engine takes.
+    this machine's GPUs cannot be read, do not tell their memory, or are fewer than one engine takes.
     """
     if name != AUTO:
         return _from_catalogue(selection, find_gpu(name))
     loaded = selection.load(without_source=True)
     readings = () if loaded.spec.engine.device == CPU else _gpus_here()
     if readings:
+        from tri_serve.launch.gpus import plan_device_of
+
+        _require_memory(readings)
         kind = _plan_device(readings, 1).gpu.name
         loaded = replace(selection, gpu=kind).load(without_source=True)
-        return Chosen(loaded, _plan_device(readings, loaded.spec.engine.tensor_parallel_size))
+        return Chosen(loaded, plan_device_of(loaded.spec, readings))
     if loaded.spec.engine.device == "cuda":
         gpu = find_gpu(STAND_IN)
         note = f"no NVIDIA GPU is here; this is a plan for an {gpu.title}. --gpu NAME plans for another"
@@ -72,7 +76,17 @@ def _gpus_here() -> tuple[GpuReading, ...]:
     return devices_here()
 
 
-def _plan_device(readings: tuple[GpuReading, ...], count: int) -> PlanDevice:
+def _require_memory(readings: tuple[GpuReading, ...]) -> None:
+    unknown = next((gpu for gpu in readings if not gpu.memory_known), None)
+    if unknown is not None:
+        raise ResourceError(
+            f"GPU {unknown.index} ({unknown.name}): its driver does not tell how much memory it has, as where the "
+            "CPU shares it: there is nothing to plan with",
+            hint="tri-serve up starts without a plan; --gpu l4 plans for another GPU",
+        )
+
+
+def _plan_device(readings: tuple[GpuReading, ...], taken: int) -> PlanDevice:
     from tri_serve.launch.gpus import plan_device
 
-    return plan_device(readings, count)
+    return plan_device(readings, taken)

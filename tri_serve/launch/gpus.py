@@ -16,6 +16,7 @@ from tri_serve.errors import ResourceError
 from tri_serve.launch.device import visible_gpus
 from tri_serve.plan.catalogue import match_device_name
 from tri_serve.plan.facts import Gpu, PlanDevice
+from tri_serve.spec.models import Spec
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class GpuReading:
     name: str
     """As the driver says it: ``NVIDIA L4``."""
     total: int
-    """Bytes on the board, those included that the driver keeps for itself."""
+    """Bytes on the board, those included that the driver keeps for itself; 0: it does not tell, as of memory that
+    is shared with the CPU, and nothing is known of what is free either."""
     reserved: int
     """Bytes that the driver keeps for itself; 0 where it does not tell (before driver 510)."""
     free: int
@@ -58,6 +60,11 @@ class GpuReading:
     """Whether it is a slice."""
     processes: tuple[GpuProcess, ...] = ()
     """Who holds memory, largest first. A container may see none of the machine's."""
+
+    @property
+    def memory_known(self) -> bool:
+        """Whether the driver tells how much memory there is."""
+        return self.total > 0
 
     @property
     def usable(self) -> int:
@@ -135,29 +142,40 @@ def with_processes(gpu: GpuReading, processes: Sequence[GpuProcess]) -> GpuReadi
     return replace(gpu, processes=tuple(ordered))
 
 
-def plan_device(gpus: Sequence[GpuReading], count: int) -> PlanDevice:
-    """What a plan for ``count`` of them is made for: the least of their memory, total and free.
+def plan_device(gpus: Sequence[GpuReading], taken: int) -> PlanDevice:
+    """What a plan is made for whose engines take the first ``taken`` of ``gpus``: the least of those' memory, total
+    and free. Its count is of all that are there.
 
     A board that the catalogue does not know, a slice among them, is planned with its own memory and compute
     capability; its bandwidth and arithmetic are given as 0, which stands for unknown: nothing can be said of speed.
+    So is memory that the driver does not tell of.
     Raises ResourceError if there are fewer.
     """
     if not gpus:
         raise ResourceError("no NVIDIA GPU is visible here", hint="name the one to plan for: --gpu l4")
-    if count > len(gpus):
-        raise ResourceError(f"{count} GPUs are asked for, and {len(gpus)} visible here")
-    taken = gpus[:count]
-    weakest = min(taken, key=lambda gpu: gpu.usable)
+    if taken > len(gpus):
+        raise ResourceError(f"{taken} GPUs are asked for, and {len(gpus)} visible here")
+    used = gpus[:taken]
+    weakest = min(used, key=lambda gpu: gpu.usable)
     known = None if weakest.mig else match_device_name(weakest.name, weakest.total)
     return PlanDevice(
         gpu=known or _unknown(weakest),
-        count=count,
+        count=len(gpus),
         total=weakest.usable,
-        free=min(gpu.free for gpu in taken),
+        free=min(gpu.free for gpu in used),
         driver_cuda=weakest.driver_cuda,
         driver=weakest.driver,
         seen="this machine",
     )
+
+
+def plan_device_of(spec: Spec, gpus: Sequence[GpuReading]) -> PlanDevice:
+    """As ``plan_device``, for as many of ``gpus`` as the fleet of ``spec`` comes to take, all if they are too few.
+
+    Raises ResourceError if there are fewer than one engine takes.
+    """
+    each = spec.engine.tensor_parallel_size
+    return plan_device(gpus, max(each, min(len(gpus), spec.fleet.most_replicas * each)))
 
 
 def _unknown(gpu: GpuReading) -> Gpu:

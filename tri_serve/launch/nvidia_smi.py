@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tri_serve.launch.gpus import GpuProcess, GpuReading, UnreadableError, with_processes
 
@@ -32,40 +32,47 @@ def read_nvidia_smi(run: Run | None = None) -> tuple[GpuReading, ...]:
     run = run or _run
     cuda = _cuda(run(["nvidia-smi"]))
     try:
-        found = [_gpu(row, cuda) for row in _rows(run, "gpu", _FIELDS)]
-        processes = [(row[0], _process(row)) for row in _rows(run, "compute-apps", _PROCESS_FIELDS)]
+        output = run(_query("gpu", _FIELDS))
+        found = [_gpu(row, cuda) for row in csv.reader(output.splitlines(), skipinitialspace=True) if row]
+        processes = [*_processes(run(_query("compute-apps", _PROCESS_FIELDS)))]
     except (ValueError, IndexError) as error:
         raise UnreadableError(f"nvidia-smi answered something unknown ({error})") from error
     return tuple(with_processes(gpu, [p for uuid, p in processes if uuid == gpu.uuid]) for gpu in found)
 
 
-def _rows(run: Run, what: str, fields: Sequence[str]) -> list[list[str]]:
-    output = run(["nvidia-smi", f"--query-{what}={','.join(fields)}", "--format=csv,noheader,nounits"])
-    return [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if row]
+def _query(what: str, fields: Sequence[str]) -> list[str]:
+    return ["nvidia-smi", f"--query-{what}={','.join(fields)}", "--format=csv,noheader,nounits"]
 
 
 def _gpu(row: Sequence[str], cuda: tuple[int, int] | None) -> GpuReading:
     index, uuid, name, total, reserved, free, capability, driver = (cell.strip() for cell in row)
     major, minor = capability.split(".")
+    # "[N/A]" stands for memory that the GPU shares with the CPU.
+    told = total.isdecimal() and free.isdecimal()
     return GpuReading(
         index=int(index),
         uuid=uuid,
         name=name,
-        total=int(total) * _MIB,
-        reserved=int(reserved) * _MIB if reserved.isdecimal() else 0,
-        free=int(free) * _MIB,
+        total=int(total) * _MIB if told else 0,
+        reserved=int(reserved) * _MIB if told and reserved.isdecimal() else 0,
+        free=int(free) * _MIB if told else 0,
         compute_capability=(int(major), int(minor)),
         driver=driver,
         driver_cuda=cuda,
     )
 
 
-def _process(row: Sequence[str]) -> GpuProcess:
-    _, pid, used, name = (cell.strip() for cell in row)
-    # "[N/A]" stands where the driver does not tell, and "[Insufficient Permissions]".
-    return GpuProcess(
-        int(pid), int(used) * _MIB if used.isdecimal() else None, "" if name.startswith("[") else name
-    )
+def _processes(output: str) -> Iterator[tuple[str, GpuProcess]]:
+    """By GPU's UUID. A row of another form tells of nobody: what is known of GPUs does not hang on it."""
+    for line in output.splitlines():
+        # The name comes last, and may hold commas.
+        cells = [cell.strip() for cell in line.split(",", len(_PROCESS_FIELDS) - 1)]
+        if len(cells) != len(_PROCESS_FIELDS) or not cells[1].isdecimal():
+            continue
+        uuid, pid, used, name = cells
+        # "[N/A]" stands where the driver does not tell, and "[Insufficient Permissions]".
+        shown = "" if name.startswith("[") else name.strip('"')
+        yield uuid, GpuProcess(int(pid), int(used) * _MIB if used.isdecimal() else None, shown)
 
 
 def _cuda(banner: str) -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ def read_nvml(library: Any = None) -> tuple[GpuReading, ...]:
             raise UnreadableError("nvidia-ml-py is not installed") from error
     with _started(library):
         try:
-            driver = str(library.nvmlSystemGetDriverVersion())
+            driver = str(_told(library, library.nvmlSystemGetDriverVersion) or "")
             cuda = _told(library, library.nvmlSystemGetCudaDriverVersion)
             newest = None if cuda is None else _version(cuda)
             found: list[GpuReading] = []
@@ -79,12 +79,13 @@ def _slices(library: Any, handle: Any) -> Iterator[Any]:
 
 
 def _memory(library: Any, handle: Any) -> tuple[int, int, int]:
-    """Total, reserved and free bytes; the older call counts what is reserved as used."""
+    """Total, reserved and free bytes; the older call counts what is reserved as used. 0 where none is told, as of
+    memory that the GPU shares with the CPU."""
     newer = _told(library, library.nvmlDeviceGetMemoryInfo, handle, library.nvmlMemory_v2)
     if newer is not None:
         return int(newer.total), int(newer.reserved), int(newer.free)
-    older = library.nvmlDeviceGetMemoryInfo(handle)
-    return int(older.total), 0, int(older.free)
+    older = _told(library, library.nvmlDeviceGetMemoryInfo, handle)
+    return (0, 0, 0) if older is None else (int(older.total), 0, int(older.free))
 
 
 def _processes(library: Any, handle: Any) -> Iterator[GpuProcess]:

@@ -179,7 +179,7 @@ def _gpus(request: Request) -> Iterator[Found]:
     if request.on_cpu or ranks <= count:
         return
     title = request.device.gpu.title
-    if request.device.seen == "catalogue" and count == 1:
+    if request.device.seen == "catalogue":
         yield Found("note", f"planned for {ranks} × {title}, joined in one machine")
         return
     there = f"{count} × {title} {'is' if count == 1 else 'are'} there"
@@ -206,7 +206,7 @@ def _replicas(request: Request) -> Iterator[Found]:
     replicas = fleet.most_replicas
     if request.on_cpu or replicas == 1 or replicas * ranks <= count or fleet.target != "local":
         return
-    if request.device.seen == "catalogue" and count == 1:
+    if request.device.seen == "catalogue":
         yield Found("note", f"{replicas} replicas take {replicas * ranks} × {request.device.gpu.title}")
         return
     fits = count // ranks

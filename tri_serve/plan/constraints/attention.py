@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tri_serve.plan.constraints.request import Request, Version
 from tri_serve.plan.constraints.rule import Found, Rule
-from tri_serve.plan.flags import value_of
+from tri_serve.plan.flags import flags_in, value_of
 
 FLASH, FLASHINFER, TRITON, FLEX = "FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION"
 CPU = "CPU_ATTN"
@@ -31,6 +31,8 @@ class Choice:
 
     backend: str | None
     reason: str = ""
+    known: bool = True
+    """Whether the conditions of ``backend`` were read; of one that the user names they may not have been."""
 
 
 def attention_backend(request: Request) -> Choice:
@@ -43,8 +45,10 @@ def attention_backend(request: Request) -> Choice:
     order: tuple[str, ...] = (FLASH, FLASHINFER, TRITON, FLEX)
     if capability[0] == 10:
         order = (FLASHINFER, FLASH, TRITON, FLEX)
-    if (asked := value_of(request.spec.engine.extra_args, "--attention-backend")) is not None:
-        order = (asked.upper(),)
+    if (asked := _asked(request)) is not None:
+        if asked not in order:
+            return Choice(asked, f"the conditions of {asked} are not known here", known=False)
+        order = (asked,)
     backend = next((name for name in order if _selects(name, request, capability, fp8)), None)
     if backend is None:
         return Choice(None, f"{' and '.join(order)} {'does' if len(order) == 1 else 'do'} not take it")
@@ -54,6 +58,18 @@ def attention_backend(request: Request) -> Choice:
             None, f"{TRITON} is left, and its fp8 needs compute capability 8.9 (the native type fp8e4nv)"
         )
     return Choice(backend)
+
+
+def _asked(request: Request) -> str | None:
+    """The backend that the user names; in words, where --attention-config may name one."""
+    arguments = request.spec.engine.extra_args
+    if (named := value_of(arguments, "--attention-backend")) is not None:
+        return named.upper()
+    names = [
+        flag.written for flag in flags_in(arguments) if flag.name.partition(".")[0] == "--attention-config"
+    ]
+    names += [word for word in arguments if word.partition("=")[0] == "-ac"]
+    return f"what {names[-1].partition('=')[0]} says" if names else None
 
 
 def _selects(name: str, request: Request, capability: tuple[int, int], fp8: str | None) -> bool:
@@ -105,7 +121,7 @@ def _fp8(request: Request) -> Iterator[Found]:
             change=_works_instead(request),
             advice="fp8 at this head_dim needs compute capability 8.9 (L4, L40S, RTX 4090) or 9.0 (H100, H200)",
         )
-    elif choice.backend != FLASH and capability[0] == 9 and fp8 == "fp8_e5m2":
+    elif choice.known and choice.backend != FLASH and capability[0] == 9 and fp8 == "fp8_e5m2":
         yield Found(
             "warning",
             f"fp8_e5m2 makes vLLM choose {choice.backend} on {where}: FlashAttention 3, which is faster "
@@ -137,16 +153,20 @@ FP8_KV = Rule(
 def _backend(request: Request) -> Iterator[Found]:
     head, capability = request.model.architecture.head_dim, request.device.gpu.compute_capability
     choice = attention_backend(request)
+    if not choice.known:
+        yield Found(
+            "note",
+            f"{choice.reason}: whether it takes head_dim {head} and a KV cache in "
+            f"{_kv_dtype(request) or request.dtype} on {request.device.gpu.title}, the engine says when it starts",
+        )
+        return
     if choice.backend is None and _kv_dtype(request) is None:
         yield Found(
             "refusal",
             f"no attention backend for head_dim {head} on {request.device.gpu.title}: {choice.reason}",
             advice="leave --attention-backend out" if capability else "serve this model on a GPU",
         )
-    elif (
-        choice.backend not in (None, CPU, FLASH)
-        and value_of(request.spec.engine.extra_args, "--attention-backend") is None
-    ):
+    elif choice.backend not in (None, CPU, FLASH) and _asked(request) is None:
         preferred = capability is not None and capability[0] == 10 and choice.backend == FLASHINFER
         if not preferred:
             kept = _kv_dtype(request) or request.dtype
@@ -162,7 +182,7 @@ BACKEND = Rule(
     "attention-backend",
     "There is an attention backend for the model's head_dim; one that is not FlashAttention is named.",
     "vLLM 0.32.0: platforms/cuda.py (get_valid_backends), v1/attention/backends/*.py (supports_head_size)",
-    ("refusal", "warning"),
+    ("refusal", "warning", "note"),
     _backend,
 )
 

@@ -7,28 +7,28 @@ from collections.abc import Iterator
 from tri_serve.plan.constraints.request import Request
 from tri_serve.plan.constraints.rule import Found, Rule
 from tri_serve.plan.flags import as_change, flags_in, without
+from tri_serve.plan.kv_cache import KV_BYTES_FLAG
 from tri_serve.spec.engine import EngineSpec
 
-KV_BYTES = "--kv-cache-memory-bytes"
 GRAPH_FLAGS = frozenset({"--cudagraph-capture-sizes", "--max-cudagraph-capture-size"})
 
 
 def _kv_bytes(request: Request) -> Iterator[Found]:
     engine = request.spec.engine
-    if not any(flag.name == KV_BYTES for flag in flags_in(engine.extra_args)):
+    if not any(flag.name == KV_BYTES_FLAG for flag in flags_in(engine.extra_args)):
         return
-    change = as_change(without(engine.extra_args, {KV_BYTES}))
+    change = as_change(without(engine.extra_args, {KV_BYTES_FLAG}))
     if request.on_cpu:
         yield Found(
             "warning",
-            f"engine.cpu_kv_cache_gib ({engine.cpu_kv_cache_gib:g}) and {KV_BYTES} both say how large the "
+            f"engine.cpu_kv_cache_gib ({engine.cpu_kv_cache_gib:g}) and {KV_BYTES_FLAG} both say how large the "
             "KV cache is; the engine takes the first if it is a whole number",
             change=change,
         )
     elif engine.gpu_memory_utilization != _default("gpu_memory_utilization"):
         yield Found(
             "warning",
-            f"{KV_BYTES} makes engine.gpu_memory_utilization ({engine.gpu_memory_utilization:g}) void: the "
+            f"{KV_BYTES_FLAG} makes engine.gpu_memory_utilization ({engine.gpu_memory_utilization:g}) void: the "
             "KV cache gets just those bytes, whether they fit or not",
             change=change,
         )

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 from tri_serve.plan.constraints.request import Request, Version
 from tri_serve.plan.constraints.rule import Found, Rule
+from tri_serve.plan.constraints.voided import is_set
 
 BUILT_WITH: tuple[tuple[Version, Version], ...] = (((0, 24), (13, 0)), ((0, 18), (12, 8)))
 """First version of vLLM read, and the CUDA of the wheels that it needs from PyPI, newest first: 0.32, 0.29 and 0.27
 need torch 2.13.0 (CUDA 13.0), 0.24 torch 2.11.0 (13.0), 0.18 torch 2.10.0 (12.8)."""
+COMPATIBILITY = "VLLM_ENABLE_CUDA_COMPATIBILITY"
+"""Makes vLLM load the newer user half of the driver, from NVIDIA's package cuda-compat (0.32, env_override.py)."""
 LEAST_DRIVER = {13: 580, 12: 525}
 """Branch of the Linux driver from which every CUDA of that major version runs: NVIDIA, CUDA compatibility,
 "minor version compatibility"."""
@@ -31,13 +34,19 @@ def _driver(request: Request) -> Iterator[Found]:
         f"{takes[0]}.{takes[1]}"
     )
     least = LEAST_DRIVER[needs[0]]
-    if takes[0] < needs[0]:
+    if takes[0] < needs[0] and is_set(request.spec.engine, COMPATIBILITY):
+        yield Found(
+            "warning",
+            f"{said}; {COMPATIBILITY} is set: this works on data-centre GPUs alone, where cuda-compat for CUDA "
+            f"{needs[0]} is installed and takes this driver",
+        )
+    elif takes[0] < needs[0]:
         yield Found(
             "refusal",
             said,
             advice=f"install a driver of branch {least} or newer; a container's own CUDA does not help, "
             "since the driver is the host's (data-centre GPUs may use the package cuda-compat with "
-            "VLLM_ENABLE_CUDA_COMPATIBILITY=1)",
+            f"--set engine.env.{COMPATIBILITY}=1)",
         )
     elif takes < needs:
         yield Found(

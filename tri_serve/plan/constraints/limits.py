@@ -7,21 +7,27 @@ from collections.abc import Iterator
 from tri_serve.plan.batching import chunks_prefill, engine_limits
 from tri_serve.plan.constraints.request import Request
 from tri_serve.plan.constraints.rule import Found, Rule
-
-LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+from tri_serve.plan.constraints.voided import LONGER, context_voided_by
 
 
 def _context(request: Request) -> Iterator[Found]:
     asked, context = request.spec.model.max_model_len, request.model.architecture.context
     if asked is None or asked <= context:
         return
-    allowed = request.spec.engine.env.get(LONGER, "0").lower() in ("1", "true")
+    allowed = context_voided_by(request.spec.engine)
+    said = f"model.max_model_len is {asked:,} tokens, and the model was made for {context:,} (config.json)"
+    if allowed is None or allowed == LONGER:
+        yield Found(
+            "refusal" if allowed is None else "warning",
+            f"{said}; beyond that its answers are not to be relied on"
+            + (f" ({LONGER} is set)" if allowed else ""),
+            change={"model.max_model_len": str(context)},
+        )
+        return
     yield Found(
-        "warning" if allowed else "refusal",
-        f"model.max_model_len is {asked:,} tokens, and the model was made for {context:,} (config.json); "
-        "beyond that "
-        "its answers are not to be relied on" + (f" ({LONGER} is set)" if allowed else ""),
-        change={"model.max_model_len": str(context)},
+        "warning",
+        f"{said}; the engine takes it if {allowed} changes that",
+        advice="with yarn vLLM 0.32 reads the context from max_position_embeddings, which is to be overridden too",
     )
 
 
@@ -38,6 +44,8 @@ def _batch(request: Request) -> Iterator[Found]:
     engine, length = request.spec.engine, request.max_model_len
     tokens, chunked = engine_limits(request.device, engine, length).tokens, chunks_prefill(engine)
     asked = engine.max_num_batched_tokens is not None
+    if not asked and not request.device.memory_known:
+        return  # the engine's default is by the GPU's memory
     if asked and tokens < length and not chunked:
         yield Found(
             "refusal",

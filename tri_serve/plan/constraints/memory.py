@@ -10,6 +10,9 @@ from tri_serve.plan.constraints.attention import attention_backend
 from tri_serve.plan.constraints.request import Request
 from tri_serve.plan.constraints.rule import Found, Rule
 from tri_serve.plan.constraints.shapes import splits
+from tri_serve.plan.constraints.voided import memory_voided_by
+from tri_serve.plan.flags import as_change, without
+from tri_serve.plan.kv_cache import KV_BYTES_FLAG, given_kv_bytes
 from tri_serve.plan.result import MemoryPlan
 
 GIB = 2**30
@@ -58,10 +61,13 @@ FREE = Rule(
 
 def _fits(request: Request) -> Iterator[Found]:
     memory = request.memory
-    if memory is None or memory.fits:
+    if memory is None:
         return
-    weights = next((term.nbytes for term in memory.terms if term.name == "weights"), None)
-    said = "" if weights is None else f"weights take {gib(weights)} of the "
+    if memory.fits:
+        yield from _given_cache_fits(request, memory)
+        return
+    weights = _weights(memory)
+    said = f"weights take {gib(weights)} of the " if weights else ""
     if memory.kv_bytes <= 0:
         message = (
             f"the model does not fit: {said}{gib(memory.requested)} that the engine has on each "
@@ -74,6 +80,9 @@ def _fits(request: Request) -> Iterator[Found]:
             f"not one sequence of full length fits: {memory.max_model_len:,} tokens need {gib(needed)} of KV "
             f"cache, and {gib(memory.kv_bytes)} are left for it ({memory.kv_tokens:,} tokens)"
         )
+    if void := memory_voided_by(request.spec.engine.extra_args):
+        yield Found("warning", f"{message}; but {void} changes what is on the GPU, and is not counted in")
+        return
     ways = list(_ways(request, memory))
     yield Found(
         "refusal",
@@ -81,6 +90,46 @@ def _fits(request: Request) -> Iterator[Found]:
         change=ways[0][0] if ways else {},
         advice="; ".join([words for _, words in ways[1:]] + list(_elsewhere(request))),
     )
+
+
+def _given_cache_fits(request: Request, memory: MemoryPlan) -> Iterator[Found]:
+    """A KV cache whose size the user gives is not cut down to what is left: it is allocated, or is not."""
+    engine = request.spec.engine
+    given = given_kv_bytes(engine)
+    over = -sum(term.nbytes for term in memory.outside if term.name == "headroom")
+    if given is None or request.on_cpu or over <= 0:
+        return
+    room = given - over
+    void = memory_voided_by(engine.extra_args)
+    yield Found(
+        "warning" if void else "refusal",
+        f"{KV_BYTES_FLAG} gives the KV cache {gib(given)}, and beside {gib(_weights(memory))} of weights, and what "
+        f"the engine works with, {gib(max(0, room))} of {request.device.gpu.title}'s {gib(memory.total)} are left"
+        + (f"; but {void} changes what is on the GPU, and is not counted in" if void else ""),
+        change=as_change(without(engine.extra_args, {KV_BYTES_FLAG})),
+        advice="without it the engine takes what is there"
+        + (f"; {KV_BYTES_FLAG}={room // 2**20 * 2**20} fits" if room >= 2**20 else ""),
+    )
+
+
+def is_certainly_too_large(request: Request) -> bool:
+    """Whether it fits under no assumption: weights and KV cache alone, counted from the model's shape, are more
+    than the engine has. What else lies there rests on priors."""
+    memory = request.memory
+    if memory is None or memory_voided_by(request.spec.engine.extra_args):
+        return False
+    architecture = request.model.architecture
+    # A layer with a window holds less than a whole sequence.
+    whole = 1 - architecture.sliding_layers / architecture.num_hidden_layers
+    sequence = memory.max_model_len * memory.kv_bytes_per_token * whole
+    given, weights = given_kv_bytes(request.spec.engine), _weights(memory)
+    if given is not None:
+        return given < sequence or weights + given > memory.usable
+    return weights + sequence > memory.requested
+
+
+def _weights(memory: MemoryPlan) -> int:
+    return sum(term.nbytes for term in memory.terms if term.name == "weights")
 
 
 def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str], str]]:
@@ -168,8 +217,9 @@ def _elsewhere(request: Request) -> Iterator[str]:
 FITS = Rule(
     "memory",
     "Weights fit, and beside them the KV cache of one sequence of full length.",
-    "vLLM 0.32.0: v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory; the terms are the plan's",
-    ("refusal",),
+    "vLLM 0.32.0: v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory, v1/worker/gpu_worker.py "
+    "(kv_cache_memory_bytes); the terms are the plan's",
+    ("refusal", "warning"),
     _fits,
     any_engine=True,
 )

@@ -64,6 +64,22 @@ class PullProgress:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What of a repository belongs into the cache, and how much of it is there."""
+
+    revision: HubRevision
+    files: tuple[HubFile, ...]
+    repository: Path
+    """Its directory in the cache."""
+    downloads: tuple[Download, ...]
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are to be fetched."""
+        return sum(download.file.size - download.present for download in self.downloads)
+
+
+@dataclass(frozen=True)
 class Pulled:
     """What is there now."""
 
@@ -89,6 +105,30 @@ def pull(
     CheckpointError for what the hub refuses or does not have, ResourceError if the disk is too small,
     ConnectionFailedError if the connection cannot be made or is lost again and again.
     """
+    wanted = look_up_wanted(model, environ, pause)
+    revision, repository, downloads = wanted.revision, wanted.repository, wanted.downloads
+    _require_disk(repository, wanted.missing, model.source)
+    _run(downloads, environ, report, pause)
+    try:
+        _link(repository, revision, wanted.files, model.revision or "main")
+    except OSError as error:
+        raise ResourceError(
+            f"{model.source} was fetched, and its files could not be given their names in {repository}: "
+            f"{error.strerror}"
+        ) from error
+    total = sum(download.file.size for download in downloads)
+    chosen = {file.name for file in wanted.files}
+    return Pulled(
+        path=repository / "snapshots" / revision.commit,
+        commit=revision.commit,
+        total=total,
+        fetched=sum(download.fetched for download in downloads),
+        left_out=tuple(file.name for file in revision.files if file.name not in chosen),
+    )
+
+
+def look_up_wanted(model: ModelSpec, environ: Mapping[str, str], pause: Callable[[float], None]) -> Wanted:
+    """What ``pull`` would fetch. Raises as it does, but for the disk's size."""
     name = model.source
     if not is_hub_name(name):
         raise CheckpointError(f"checkpoint {name}: only a hub name (owner/name) can be fetched")
@@ -111,25 +151,8 @@ def pull(
             f"the Hugging Face cache cannot be written ({blobs}: {error.strerror})",
             hint="set HF_HOME to a directory that you may write to",
         ) from error
-    downloads = [Download(revision, file, blobs / file.blob) for file in _one_each(wanted)]
-    before = sum(download.present for download in downloads)
-    _require_disk(repository, sum(download.file.size for download in downloads) - before, name)
-    _run(downloads, environ, report, pause)
-    try:
-        _link(repository, revision, wanted, model.revision or "main")
-    except OSError as error:
-        raise ResourceError(
-            f"{name} was fetched, and its files could not be given their names in {repository}: {error.strerror}"
-        ) from error
-    total = sum(download.file.size for download in downloads)
-    chosen = {file.name for file in wanted}
-    return Pulled(
-        path=repository / "snapshots" / revision.commit,
-        commit=revision.commit,
-        total=total,
-        fetched=sum(download.fetched for download in downloads),
-        left_out=tuple(file.name for file in revision.files if file.name not in chosen),
-    )
+    downloads = tuple(Download(revision, file, blobs / file.blob) for file in _one_each(wanted))
+    return Wanted(revision, wanted, repository, downloads)
 
 
 def select_files(revision: HubRevision, *, remote_code: bool) -> tuple[HubFile, ...]:

@@ -18,6 +18,7 @@ from tri_serve.launch.plugins import install_plugin, plugin_for, require_plugin
 from tri_serve.places import cache_dir, data_dir
 
 if TYPE_CHECKING:
+    from tri_serve.checkpoint.ahead import Ahead
     from tri_serve.fleet.desired import Desired
     from tri_serve.fleet.detached import AppliedChanges
     from tri_serve.fleet.release import ReleasePaths
@@ -84,6 +85,12 @@ def check(
         pull_with_progress(spec.model, view)
         times.pull = time.monotonic() - before
 
+    def look() -> Ahead:
+        from tri_serve.checkpoint.ahead import look_ahead
+
+        view.show("checkpoint", f"{spec.model.source}: asking the hub what it is")
+        return look_ahead(spec.model)
+
     result = preflight(
         spec,
         environment_hashes=desired.environment_hashes,
@@ -93,8 +100,11 @@ def check(
         # An autoscaled fleet has to find room whenever its load asks for it.
         new_engines=None if running is None else max(0, spec.fleet.most_replicas - engines),
         replaced=Replaced(running.running, engines) if running and running.engines else None,
+        ahead=look if missing else None,
         fetch=fetch if missing else None,
     )
+    for number, warning in enumerate(result.warnings, 1):
+        view.show("warning" if number == 1 else f"warning-{number}", warning, "left")
     facts = result.checkpoint
     size = facts.total_bytes
     amount = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

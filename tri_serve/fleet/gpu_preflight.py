@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tri_serve.errors import FleetError, ResourceError
+from tri_serve.fleet.problems import Problems
 from tri_serve.fleet.release import known_releases, release_paths
 from tri_serve.fleet.state import read_state
 from tri_serve.launch.gpus import GpuProcess, GpuReading, devices_here
 from tri_serve.plan.constraints import parse_version
-from tri_serve.plan.constraints.driver import LEAST_DRIVER, cuda_of
+from tri_serve.plan.constraints.driver import COMPATIBILITY, LEAST_DRIVER, cuda_of
+from tri_serve.plan.constraints.voided import is_set
 from tri_serve.plan.memory import CONTEXT_BYTES, RANKS_BYTES
 from tri_serve.spec.engine import EngineSpec
 from tri_serve.spec.models import Spec
@@ -31,14 +33,13 @@ of 24 MiB and its marks (distributed/device_communicators/shm_broadcast.py, chec
 
 def check_gpus_here(
     spec: Spec,
-    collect: Callable[[Callable[[], object]], None],
+    problems: Problems,
     *,
     engines: int,
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[GpuReading, ...]:
-    """All of it for ``engines`` new ones on this machine, and the readings that it was judged by.
-
-    ``collect`` runs each check and keeps what it raises.
+    """All of it for ``engines`` new ones on this machine, kept in ``problems``; returns the readings that it was
+    judged by.
 
     GPUs whose engines are replaced are given back first: their number does not count here.
     """
@@ -48,33 +49,44 @@ def check_gpus_here(
         nonlocal readings
         readings = devices_here({**environ, **spec.engine.env})
 
-    collect(read)
+    problems.collect(read)
     each = spec.engine.tensor_parallel_size
     # New engines come after those that run, in the order of the GPUs.
     first = max(0, spec.fleet.most_replicas - engines) * each
     taken = readings[first : first + engines * each]
-    collect(lambda: check_driver(spec.engine, readings))
-    collect(lambda: check_free_memory(spec.engine, taken, owner=release_of))
-    collect(lambda: check_engine_shared_memory(spec.engine))
+    problems.collect(lambda: problems.warn(check_driver(spec.engine, readings)))
+    problems.collect(lambda: problems.warn(check_free_memory(spec.engine, taken, owner=release_of)))
+    problems.collect(lambda: check_engine_shared_memory(spec.engine))
     return readings
 
 
-def check_driver(engine: EngineSpec, gpus: Sequence[GpuReading]) -> None:
-    """Raises ResourceError if the driver is too old for the CUDA that the managed environment brings.
+def check_driver(engine: EngineSpec, gpus: Sequence[GpuReading]) -> tuple[str, ...]:
+    """Raises ResourceError if the driver is too old for the CUDA that the managed environment brings; a warning if
+    the user has vLLM bring a newer half of it.
 
     An environment of the user's own may bring another one: nothing is said of it.
     """
     if engine.python is not None or engine.command is not None:
-        return
+        return ()
     needs = cuda_of(parse_version(engine.version))
     for gpu in gpus[:1]:  # one driver for all
-        if gpu.driver_cuda is not None and gpu.driver_cuda[0] < needs[0]:
-            raise ResourceError(
-                f"the NVIDIA driver {gpu.driver} runs CUDA up to {_dotted(gpu.driver_cuda)}, and vLLM "
-                f"{engine.version} is built for CUDA {_dotted(needs)}",
-                hint=f"install a driver of branch {LEAST_DRIVER[needs[0]]} or newer, or name an environment with a "
-                "vLLM built for the older CUDA (engine.python)",
+        if gpu.driver_cuda is None or gpu.driver_cuda[0] >= needs[0]:
+            continue
+        said = (
+            f"the NVIDIA driver {gpu.driver} runs CUDA up to {_dotted(gpu.driver_cuda)}, and vLLM "
+            f"{engine.version} is built for CUDA {_dotted(needs)}"
+        )
+        if is_set(engine, COMPATIBILITY):
+            return (
+                f"{said}; {COMPATIBILITY} is set, and works where NVIDIA's cuda-compat takes this driver",
             )
+        raise ResourceError(
+            said,
+            hint=f"install a driver of branch {LEAST_DRIVER[needs[0]]} or newer, name an environment with a vLLM "
+            "built for the older CUDA (engine.python), or, on a data-centre GPU with NVIDIA's package cuda-compat, "
+            f"--set engine.env.{COMPATIBILITY}=1",
+        )
+    return ()
 
 
 def check_free_memory(
@@ -82,22 +94,36 @@ def check_free_memory(
     gpus: Sequence[GpuReading],
     *,
     owner: Callable[[GpuProcess], str | None] = lambda process: None,
-) -> None:
-    """Raises ResourceError if an engine would find less of a GPU free than the share that it takes.
+) -> tuple[str, ...]:
+    """Raises ResourceError if an engine would find less of a GPU free than the share that it takes; a warning if
+    that depends on how much its CUDA context takes.
 
-    vLLM compares them after its CUDA context is there, and ends with an error (0.32: v1/worker/utils.py,
+    vLLM compares them after the context is there, and ends with an error (0.32: v1/worker/utils.py,
     request_memory). ``owner`` says whose a process is: the name of a release. The hint names the largest share that
-    works.
+    works. Nothing is said of a GPU whose memory is not known.
     """
     context = CONTEXT_BYTES + (RANKS_BYTES if engine.tensor_parallel_size > 1 else 0)
-    short = [
-        gpu for gpu in gpus if gpu.free - context < math.ceil(gpu.usable * engine.gpu_memory_utilization)
-    ]
+
+    def wanted_of(gpu: GpuReading) -> int:
+        return math.ceil(gpu.usable * engine.gpu_memory_utilization)
+
+    known = [gpu for gpu in gpus if gpu.memory_known]
+    tight = [gpu for gpu in known if gpu.free - context < wanted_of(gpu)]
+    short = [gpu for gpu in tight if gpu.free < wanted_of(gpu)]
+    if not tight:
+        return ()
+    share = min(math.floor((gpu.free - context) / gpu.usable * 100) / 100 for gpu in tight)
     if not short:
-        return
+        return tuple(
+            f"GPU {gpu.index} ({gpu.name}): the engine takes {_gib(wanted_of(gpu))} of {_gib(gpu.free)} that are "
+            "free, "
+            f"and its CUDA context some {_gib(context)} before: if it ends for lack of memory, "
+            f"--set engine.gpu_memory_utilization={share:g}"
+            for gpu in tight
+        )
     lines, releases = [], set[str]()
     for gpu in short:
-        wanted = math.ceil(gpu.usable * engine.gpu_memory_utilization)
+        wanted = wanted_of(gpu)
         holders = []
         for process in gpu.processes[:_NAMED_PROCESSES]:
             release = owner(process)
@@ -111,7 +137,6 @@ def check_free_memory(
             f"{_gib(gpu.usable)}, {_gib(wanted)}, beside some {_gib(context)} of its CUDA context, and "
             f"{_gib(gpu.free)} are free; {_gib(gpu.used)} are held by {held}"
         )
-    share = min(math.floor((gpu.free - context) / gpu.usable * 100) / 100 for gpu in short)
     ways = [f"tri-serve down -r {release}" for release in sorted(releases)]
     if share >= _LEAST_SHARE:
         ways.append(

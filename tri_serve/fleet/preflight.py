@@ -6,30 +6,31 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tri_serve.checkpoint.architecture import Architecture
 from tri_serve.checkpoint.inspect import CheckpointFacts, inspect_checkpoint
-from tri_serve.checkpoint.quantization import check_quantization
 from tri_serve.checkpoint.resolve import resolve_source
 from tri_serve.errors import (
     EngineEnvironmentError,
     FleetError,
     MissingExtraError,
     ResourceError,
-    SpecError,
     TriServeError,
 )
 from tri_serve.fleet.gpu_preflight import check_gpus_here
 from tri_serve.fleet.keys import check_exposure, client_key_hashes
-from tri_serve.fleet.plan_preflight import check_plan
+from tri_serve.fleet.plan_preflight import check_model, check_plan
 from tri_serve.fleet.prepare import Prepared, fleet_gpus
+from tri_serve.fleet.problems import Problems
 from tri_serve.fleet.release import LOG_BYTES, known_releases, release_paths
 from tri_serve.fleet.resources import (
+    DiskNeed,
     available_memory,
     check_disk,
+    check_disks,
     check_memory,
     check_shared_memory,
     engine_memory,
@@ -38,15 +39,19 @@ from tri_serve.fleet.resources import (
 from tri_serve.fleet.state import read_state
 from tri_serve.launch.device import Device, check_gpus, detect_device
 from tri_serve.launch.environment import EngineEnvironment, engines_dir, find_environment
-from tri_serve.launch.gpus import GpuReading, plan_device
+from tri_serve.launch.gpus import GpuReading, plan_device_of
 from tri_serve.launch.inherited import inherited_environment
 from tri_serve.launch.install import DISK_BYTES
 from tri_serve.places import cache_dir, data_dir
+from tri_serve.plan.facts import ModelFacts
+from tri_serve.plan.model import facts_from_config, model_facts
 from tri_serve.process.ports import bind_listener
-from tri_serve.spec.engine import ModelSpec
 from tri_serve.spec.fleet import FleetSpec
 from tri_serve.spec.gateway import GatewaySpec
 from tri_serve.spec.models import Spec
+
+if TYPE_CHECKING:
+    from tri_serve.checkpoint.ahead import Ahead
 
 _STATE_BYTES = 64 * 2**20
 _FINDS_VLLM = "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('vllm') else 1)"
@@ -65,6 +70,8 @@ class Preflight:
     checkpoint: CheckpointFacts
     install: bool
     client_keys: int
+    warnings: tuple[str, ...] = ()
+    """What may end the engine, and need not."""
 
 
 @dataclass(frozen=True)
@@ -82,44 +89,6 @@ class Replaced:
         except TriServeError:  # what they were started from is gone: count on nothing
             return 0
         return self.count * each
-
-
-@dataclass
-class _Problems:
-    found: list[TriServeError] = field(default_factory=list)
-
-    def collect(self, check: Callable[[], object]) -> None:
-        try:
-            check()
-        except TriServeError as error:
-            # Two checks may come upon the same thing.
-            if error.message not in [known.message for known in self.found]:
-                self.found.append(error)
-
-    def raise_any(self) -> None:
-        """Raise what was found: one error as it is, several as one that lists them."""
-        if not self.found:
-            return
-        if len(self.found) == 1:
-            raise self.found[0]
-        lines = [f"{len(self.found)} things stand in the way:"]
-        for error in self.found:
-            lines.append(f"  - {error.message}".replace("\n", "\n  "))
-            if error.hint:
-                lines.append(f"    hint: {error.hint}")
-        combined = TriServeError("\n".join(lines))
-        combined.exit_code = self.found[0].exit_code
-        raise combined
-
-
-def check_context(model: ModelSpec, architecture: Architecture) -> None:
-    """Raises SpecError if more context is asked for than the model was made for."""
-    limit = architecture.context
-    if model.max_model_len is not None and model.max_model_len > limit:
-        raise SpecError(
-            f"model.max_model_len is {model.max_model_len:,}, and config.json allows {limit:,} positions",
-            hint=f"--set model.max_model_len={limit}, or leave it out: the model's own limit is taken",
-        )
 
 
 def check_python(python: Path) -> None:
@@ -210,6 +179,7 @@ def preflight(
     new_listener: bool = True,
     new_engines: int | None = None,
     replaced: Replaced | None = None,
+    ahead: Callable[[], Ahead] | None = None,
     fetch: Callable[[], object] | None = None,
 ) -> Preflight:
     """Check everything; raises one error that names all that was found wrong.
@@ -217,14 +187,17 @@ def preflight(
     ``state`` is the release's folder. For a fleet that runs already: ``new_listener`` says whether it needs another
     socket, ``new_engines`` how many engines come on top of those that run (None: the fleet is new, and so is its
     Ray), and ``replaced`` which of those get a successor. A fleet that may grow is checked as large as it may come
-    to be. ``fetch`` gets the checkpoint, if it is not here: called once nothing else stands in the way.
+    to be. If the checkpoint is not here, ``ahead`` tells what its config.json says and how large it is, and
+    ``fetch`` gets it: called once nothing stands in the way, as far as config.json tells.
     """
-    problems = _Problems()
+    problems = Problems()
     keys = 0
     install = False
     device: Device = "cpu"
     environment: EngineEnvironment | None = None
     facts: CheckpointFacts | None = None
+    coming: Ahead | None = None
+    foreseen: ModelFacts | None = None
 
     def check_keys() -> None:
         nonlocal keys
@@ -250,12 +223,38 @@ def preflight(
         stand_in = EngineEnvironment(kind, version, device, None, (kind,), managed=False, path=None)
         Prepared(spec, device, environment or stand_in, checkpoint=Path()).check_launch()
 
+    def look_ahead() -> None:
+        nonlocal coming, foreseen
+        if ahead is not None:
+            coming = ahead()
+            foreseen = facts_from_config(coming.config, coming.where, origin=str(coming.where))
+            check_model(spec, foreseen.architecture, foreseen.quantization, coming.where)
+
     def check_checkpoint() -> None:
         nonlocal facts
         found = inspect_checkpoint(resolve_source(spec.model, cache_dir()))
-        check_quantization(spec.model.quantization, found.quantization, found.path)
-        check_context(spec.model, found.architecture)
+        check_model(spec, found.architecture, found.quantization, found.path)
         facts = found
+
+    def check_fit(model: Callable[[], ModelFacts], weights: int) -> None:
+        """Of a checkpoint whose tensors take ``weights`` bytes, on the GPUs and in main memory."""
+        if len(gpus) >= spec.engine.tensor_parallel_size:
+            problems.collect(lambda: problems.warn(check_plan(spec, plan_device_of(spec, gpus), model())))
+        if not here:
+            return
+        successors = replaced.count if replaced else 0
+        problems.collect(
+            lambda: check_memory(
+                spec,
+                device,
+                weights,
+                engines=engines + successors,
+                available=available_memory(),
+                given_back=replaced.memory() if replaced else 0,
+                staying=max(0, spec.fleet.most_replicas - engines - successors),
+                with_ray=spec.fleet.supervisor == "ray" and new_engines is None,
+            )
+        )
 
     gpus: tuple[GpuReading, ...] = ()
     here = spec.fleet.target == "local"
@@ -274,41 +273,35 @@ def preflight(
                 key=replicas_key(spec),
             )
         )
-        gpus = check_gpus_here(spec, problems.collect, engines=0 if replaced else engines)
-    if install:
-        problems.collect(
-            lambda: check_disk(
-                engines_dir(data_dir()), DISK_BYTES[device], "the engine environment and its packages"
-            )
-        )
+        gpus = check_gpus_here(spec, problems, engines=0 if replaced else engines)
     if here and new_listener:
         problems.collect(lambda: check_port(spec.gateway))
-    problems.collect(lambda: check_disk(state, _STATE_BYTES + LOG_BYTES, "state and logs"))
+    problems.collect(look_ahead)
+    disk = [DiskNeed(state, _STATE_BYTES + LOG_BYTES, "state and logs")]
+    if install:
+        needed = DISK_BYTES[device]
+        disk.append(DiskNeed(engines_dir(data_dir()), needed, "the engine environment and its packages"))
+    if coming is not None:
+        disk.append(DiskNeed(coming.folder, coming.missing, "the checkpoint"))
+    problems.collect(lambda: check_disks(disk))
+    if foreseen is not None:
+        known = foreseen
+        check_fit(lambda: known, known.weight_bytes)
     if fetch is not None:
         problems.raise_any()
         fetch()
     problems.collect(check_checkpoint)
-    if facts is not None and len(gpus) >= spec.engine.tensor_parallel_size:
-        planned_for = plan_device(gpus, spec.engine.tensor_parallel_size)
-        problems.collect(lambda: check_plan(spec, planned_for, cache_dir()))
-    if here and facts is not None:
-        weights = facts.total_bytes
-        successors = replaced.count if replaced else 0
-        problems.collect(
-            lambda: check_memory(
-                spec,
-                device,
-                weights,
-                engines=engines + successors,
-                available=available_memory(),
-                given_back=replaced.memory() if replaced else 0,
-                staying=max(0, spec.fleet.most_replicas - engines - successors),
-                with_ray=spec.fleet.supervisor == "ray" and new_engines is None,
-            )
-        )
+    if facts is not None:
+        check_fit(lambda: model_facts(spec, None, cache_dir()), facts.total_bytes)
     problems.raise_any()
     assert facts is not None, "its absence is a problem"
-    return Preflight(device=device, checkpoint=facts, install=install, client_keys=keys)
+    return Preflight(
+        device=device,
+        checkpoint=facts,
+        install=install,
+        client_keys=keys,
+        warnings=tuple(problems.warnings),
+    )
 
 
 def preflight_for_cluster(spec: Spec, *, environment_hashes: Mapping[str, str], state: Path) -> None:
@@ -316,7 +309,7 @@ def preflight_for_cluster(spec: Spec, *, environment_hashes: Mapping[str, str], 
 
     Device, engine environment, checkpoint, memory and ports are the nodes', which are asked once Ray is there.
     """
-    problems = _Problems()
+    problems = Problems()
     problems.collect(lambda: check_ray(spec.fleet))
     problems.collect(
         lambda: check_exposure(spec.gateway, len(client_key_hashes(spec.gateway, environment_hashes)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tri_serve.errors import ResourceError
@@ -91,19 +93,57 @@ def replicas_key(spec: Spec) -> str:
     return "fleet.replicas" if spec.fleet.autoscaling is None else "fleet.replicas.max"
 
 
+@dataclass(frozen=True)
+class DiskNeed:
+    """What is going to be written."""
+
+    folder: Path
+    """It need not exist: its first parent that does says which disk it is."""
+    nbytes: int
+    purpose: str
+    """For people, in the plural: ``state and logs``."""
+
+
 def check_disk(folder: Path, needed: int, purpose: str) -> None:
-    """Raises ResourceError if the disk of ``folder`` (or of its first existing parent) has too little left."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    """Raises ResourceError if the disk of ``folder`` has too little left."""
+    check_disks([DiskNeed(folder, needed, purpose)])
+
+
+def check_disks(needs: Sequence[DiskNeed]) -> None:
+    """Raises ResourceError if a disk has too little left for all that is going to be written to it."""
+    by_disk: dict[int, list[DiskNeed]] = {}
+    for need in needs:
+        place = _existing(need.folder)
+        if not os.access(place, os.W_OK):
+            raise ResourceError(f"{place} cannot be written, and {need.purpose} go there")
+        by_disk.setdefault(place.stat().st_dev, []).append(need)
+    problems = [words for there in by_disk.values() if (words := _too_little(there))]
+    if problems:
+        raise ResourceError("\n".join(problems))
+
+
+def _too_little(needs: Sequence[DiskNeed]) -> str | None:
+    """What to say of one disk on which all of ``needs`` go; None if it has room."""
+    place = _existing(needs[0].folder)
     try:
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(place).free
     except OSError as error:
-        raise ResourceError(f"{existing}: {error.strerror}") from error
-    if free < needed:
-        raise ResourceError(
-            f"disk: {purpose} in {folder} need {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free"
-        )
-    if not os.access(existing, os.W_OK):
-        raise ResourceError(f"{existing} cannot be written, and {purpose} go there")
+        return f"{place}: {error.strerror}"
+    needed = sum(need.nbytes for need in needs)
+    if needed <= free:
+        return None
+    first, *others = sorted(needs, key=lambda need: -need.nbytes)
+    with_others = "".join(
+        f", with {need.purpose} in {need.folder} ({need.nbytes / 2**20:,.0f} MiB)" for need in others
+    )
+    return (
+        f"disk: {first.purpose} in {first.folder}{with_others} need {needed / 2**20:,.0f} MiB, and "
+        f"{free / 2**20:,.0f} MiB are free"
+    )
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> None:  # noqa: S108 -- not a file of ours

@@ -45,7 +45,7 @@ def model_facts(
         return _from_preset(preset, (f"not planned from model.source, which is not here: {error}",))
     if _has_weights(path) or not (path / CONFIG).is_file():
         return _from_checkpoint(inspect_checkpoint(path))
-    return _from_config(
+    return facts_from_config(
         read_config(path),
         path / CONFIG,
         origin=f"config.json of {path}",
@@ -69,12 +69,13 @@ def _from_preset(preset: Preset | None, remarks: tuple[str, ...]) -> ModelFacts:
     assert preset is not None
     assert preset.config is not None
     where = Path(f"preset {preset.name}")
-    return _from_config(preset.config, where, origin=f"from preset {preset.name}", remarks=remarks)
+    return facts_from_config(preset.config, where, origin=f"from preset {preset.name}", remarks=remarks)
 
 
-def _from_config(
-    config: Mapping[str, Any], where: Path, *, origin: str, remarks: tuple[str, ...]
+def facts_from_config(
+    config: Mapping[str, Any], where: Path, *, origin: str, remarks: tuple[str, ...] = ()
 ) -> ModelFacts:
+    """The facts of a checkpoint of which only config.json is here: sizes are computed. Raises CheckpointError."""
     architecture = architecture_from(config, where)
     quantization = quantization_from(config, where)
     return ModelFacts(

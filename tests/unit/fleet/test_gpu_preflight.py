@@ -16,6 +16,7 @@ from tri_serve.fleet.gpu_preflight import (
     check_free_memory,
     check_gpus_here,
 )
+from tri_serve.fleet.problems import Problems
 from tri_serve.launch.gpus import GpuProcess, GpuReading
 from tri_serve.plan.memory import CONTEXT_BYTES
 from tri_serve.spec.engine import EngineSpec
@@ -51,9 +52,18 @@ def test_an_idle_gpu_is_enough_for_the_default_share() -> None:
 
 def test_the_cuda_context_counts_before_the_engine_looks() -> None:
     requested = 22 * 0.92 * GIB
-    check_free_memory(engine(), [gpu(free=(requested + CONTEXT_BYTES + MIB) / GIB)])
+    assert check_free_memory(engine(), [gpu(free=(requested + CONTEXT_BYTES + MIB) / GIB)]) == ()
+    (warning,) = check_free_memory(engine(), [gpu(free=(requested + CONTEXT_BYTES - MIB) / GIB)])
+    assert "its CUDA context some 0.5 GiB before" in warning
+    assert "--set engine.gpu_memory_utilization=0.91" in warning
+    # That context is a guess; that less is free than is taken is none.
     with pytest.raises(ResourceError, match=r"beside some 0\.5 GiB of its CUDA context"):
-        check_free_memory(engine(), [gpu(free=(requested + CONTEXT_BYTES - MIB) / GIB)])
+        check_free_memory(engine(), [gpu(free=(requested - MIB) / GIB)])
+
+
+def test_a_gpu_whose_memory_is_not_told_is_not_judged_by_it() -> None:
+    shared = gpu(name="NVIDIA GB10", total=0, reserved=0, free=0)
+    assert check_free_memory(engine(), [shared]) == ()
 
 
 def test_who_holds_the_memory_is_named_with_the_share_that_still_works() -> None:
@@ -106,6 +116,18 @@ def test_a_driver_is_not_judged_by_an_environment_that_is_not_ours() -> None:
     check_driver(engine(command=("/opt/vllm/bin/vllm", "serve")), [old])
 
 
+def test_the_advice_for_an_old_driver_is_one_that_up_takes() -> None:
+    old = gpu(driver="550.54.15", driver_cuda=(12, 4))
+    with pytest.raises(ResourceError) as refused:
+        check_driver(engine(), [old])
+    assert "--set engine.env.VLLM_ENABLE_CUDA_COMPATIBILITY=1" in str(refused.value.hint)
+    for yes in ("1", "true", " True"):
+        (warning,) = check_driver(engine(env={"VLLM_ENABLE_CUDA_COMPATIBILITY": yes}), [old])
+        assert "runs CUDA up to 12.4" in warning
+    with pytest.raises(ResourceError):
+        check_driver(engine(env={"VLLM_ENABLE_CUDA_COMPATIBILITY": "0"}), [old])
+
+
 @pytest.mark.parametrize("cuda", [(13, 0), (13, 2), (14, 0), None])
 def test_a_driver_that_runs_it_or_does_not_tell_is_no_problem(cuda: tuple[int, int] | None) -> None:
     check_driver(engine(), [gpu(driver_cuda=cuda)])
@@ -144,13 +166,6 @@ def test_gpus_that_cannot_be_read_are_a_problem_among_others(monkeypatch: pytest
 
 
 def found(spec: Spec, engines: int) -> list[TriServeError]:
-    errors: list[TriServeError] = []
-
-    def collect(check: Any) -> None:
-        try:
-            check()
-        except TriServeError as error:
-            errors.append(error)
-
-    check_gpus_here(spec, collect, engines=engines)
-    return errors
+    problems = Problems()
+    check_gpus_here(spec, problems, engines=engines)
+    return problems.found

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tri_serve.checkpoint.architecture import read_architecture
+from tri_serve.checkpoint.quantization import QuantizationFacts
 from tri_serve.checkpoint.tiny import tiny_checkpoint
 from tri_serve.errors import (
     EngineEnvironmentError,
@@ -25,9 +26,9 @@ from tri_serve.errors import (
 from tri_serve.fleet import gpu_preflight
 from tri_serve.fleet import preflight as checks
 from tri_serve.fleet.keys import check_exposure
+from tri_serve.fleet.plan_preflight import check_model
 from tri_serve.fleet.preflight import (
     Replaced,
-    check_context,
     check_packages,
     check_port,
     check_python,
@@ -68,12 +69,19 @@ def test_a_gateway_is_not_opened_to_the_network_by_accident() -> None:
 
 
 def test_more_context_than_the_model_has_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    architecture = read_architecture(tiny_checkpoint("bf16", tmp_path))
-    model = load_spec(None, [], {}, sets=["model.max_model_len=8193"]).spec.model
+    path = tiny_checkpoint("bf16", tmp_path)
+
+    def asked(length: str, *sets: str) -> None:
+        spec = load_spec(None, [], {}, sets=[f"model.max_model_len={length}", *sets]).spec
+        check_model(spec, read_architecture(path), QuantizationFacts(), path)
+
     with pytest.raises(SpecError, match=r"8,193, and config\.json allows 8,192"):
-        check_context(model, architecture)
-    check_context(model.model_copy(update={"max_model_len": 8192}), architecture)
-    check_context(model.model_copy(update={"max_model_len": None}), architecture)
+        asked("8193")
+    asked("8192")
+    asked("null")
+    # Where the engine is told to take more, it does.
+    asked("32768", "engine.env.VLLM_ALLOW_LONG_MAX_MODEL_LEN=1")
+    asked("32768", 'engine.extra_args=["--hf-overrides={}"]')
 
 
 def test_a_quantization_that_is_not_the_checkpoints_is_a_problem(

@@ -14,10 +14,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import tri_serve
 from tri_serve.checkpoint.inspect import inspect_checkpoint
-from tri_serve.checkpoint.quantization import check_quantization
 from tri_serve.checkpoint.resolve import resolve_source
 from tri_serve.errors import TriServeError
-from tri_serve.fleet.preflight import check_context, check_packages, check_python
+from tri_serve.fleet.plan_preflight import check_model
+from tri_serve.fleet.preflight import check_packages, check_python
 from tri_serve.fleet.prepare import Prepared
 from tri_serve.fleet.ray.fitness import differing_versions, lacking, missing_room
 from tri_serve.fleet.ray.removal import agents_of, is_placed
@@ -82,8 +82,7 @@ def _check_environment(spec: Spec) -> None:
 
 def _check_checkpoint(spec: Spec) -> None:
     found = inspect_checkpoint(resolve_source(spec.model, cache_dir()))
-    check_quantization(spec.model.quantization, found.quantization, found.path)
-    check_context(spec.model, found.architecture)
+    check_model(spec, found.architecture, found.quantization, found.path)
 
 
 @ray.remote(num_cpus=0, max_retries=0)

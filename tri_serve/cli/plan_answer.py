@@ -30,6 +30,9 @@ REFUSED = LaunchError.exit_code
 STAND_IN_SOURCE = "/path/to/checkpoint"
 """What commands show where the checkpoint is still to be named."""
 
+_LONGEST_COUNT = 12
+"""Digits; no model has a context of a million million tokens."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -77,9 +80,13 @@ def asked_of(
 
 def tokens(option: str, text: str) -> int:
     """A count of tokens, as the spec takes it: ``8192``, ``8k``, ``8K``."""
-    count = int(text) if text.isdecimal() else parse_count(text.strip())
+    text = text.strip()
+    short = text.isdecimal() and len(text) <= _LONGEST_COUNT
+    count = int(text) if short else parse_count(text)
     if not isinstance(count, int) or count < 1:
-        raise UsageError(f"{option} {text}: takes a whole number of tokens from 1 on, such as 1024 or 8K")
+        raise UsageError(
+            f"{option} {text[:40]}: takes a whole number of tokens from 1 on, such as 1024 or 8K"
+        )
     return count
 
 

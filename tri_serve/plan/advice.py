@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from tri_serve.errors import UsageError
 from tri_serve.plan.constraints.request import apply_change
 from tri_serve.plan.facts import Gpu, PlanDevice
 from tri_serve.plan.result import Change, MemoryPlan, Plan
@@ -39,14 +40,20 @@ def changes(
         return ()
     found = list(_limits(plan.memory, spec, device, planner))
     for keys in _candidates(plan.memory, spec, device):
-        after = planner(apply_change(spec, keys), device)
+        try:
+            after = planner(apply_change(spec, keys), device)
+        except UsageError:
+            continue  # it does not allow the lengths that are asked about
         if not after.refused and after.memory is not None and (effect := _effect(plan, after)):
             found.append(Change(keys=keys, effect=effect))
     named = 0
     for gpu in gpus:
         if named == _GPUS or gpu.is_cpu or device.gpu.is_cpu or gpu.name == device.gpu.name:
             continue
-        after = elsewhere(gpu)
+        try:
+            after = elsewhere(gpu)
+        except UsageError:
+            continue  # as above: the preset allows less there
         if not after.refused and _is_better(plan, after) and (effect := _effect(plan, after)):
             found.append(Change(keys={}, gpu=gpu.name, effect=effect))
             named += 1

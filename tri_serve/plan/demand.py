@@ -32,6 +32,11 @@ UTILIZATION = 0.7
 """Share of what an engine could serve that it is to serve. A choice: at 0.7 a queue with Poisson arrivals (M/M/1)
 is 2.3 requests long on average, at 0.9 it is 9."""
 
+_LEAST_RATE, _MOST_RATE = 1e-6, 1e6
+"""Requests a second: one in eleven days, and more than any service has. What follows from them stays finite."""
+_MOST_PRICE = 1e9
+"""Of a GPU for an hour, in any currency there is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -202,9 +207,10 @@ def _plan(
 
 
 def _check(load: Load, memory: MemoryPlan, price: float | None) -> None:
-    if not (math.isfinite(load.request_rate) and load.request_rate > 0):
+    if not _LEAST_RATE <= load.request_rate <= _MOST_RATE:
         raise UsageError(
-            f"--request-rate: {load.request_rate:g} requests a second is no load; more than 0 is"
+            f"--request-rate: {load.request_rate:g} requests a second is no load; from {_LEAST_RATE:g} to "
+            f"{_MOST_RATE:,.0f} is"
         )
     if load.input_len < 1 or load.output_len < 1:
         raise UsageError("--input-len and --output-len: at least 1 token each is needed")
@@ -214,5 +220,7 @@ def _check(load: Load, memory: MemoryPlan, price: float | None) -> None:
             f"max_model_len allows {memory.max_model_len}",
             hint="shorten one of them, or raise model.max_model_len if the model allows it",
         )
-    if price is not None and not (math.isfinite(price) and price >= 0):
-        raise UsageError(f"--price: {price:g} is no price of a GPU for an hour")
+    if price is not None and not 0 <= price <= _MOST_PRICE:
+        raise UsageError(
+            f"--price: {price:g} is no price of a GPU for an hour; from 0 to {_MOST_PRICE:,.0f} is"
+        )

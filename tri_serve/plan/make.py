@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tri_serve.errors import UsageError
 from tri_serve.plan.calibration import shares_for
 from tri_serve.plan.calibration_table import CalibrationTable
 from tri_serve.plan.constraints import Request, check, kernel_expectation
@@ -54,7 +55,7 @@ def make_plan(
 
     ``tables`` hold what was measured; without a fitting one speed rests on a prior. ``larger``: GPUs to name where
     this one is too small, smallest first. The plan has no ``command`` and no ``changes`` yet.
-    Raises UsageError for a load that is none.
+    Raises UsageError for a load that is none, and for a length that max_model_len does not allow.
     """
     length = spec.model.max_model_len or model.architecture.context
 
@@ -95,6 +96,12 @@ def _speed(
     shares: Shares,
     question: Question,
 ) -> SpeedPlan:
+    longest = max(question.contexts or (0,))
+    if longest > memory.max_model_len:
+        raise UsageError(
+            f"--context {longest}: max_model_len allows {memory.max_model_len} tokens",
+            hint="shorten it, or raise model.max_model_len if the model allows it",
+        )
     contexts = question.contexts or tuple(
         dict.fromkeys((min(_CONTEXT, memory.max_model_len), memory.max_model_len))
     )

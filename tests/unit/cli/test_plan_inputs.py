@@ -42,3 +42,40 @@ def test_a_sweep_shows_no_secret(capsys: Capture) -> None:
     vary = "revision=http://user:hunter2@host"
     assert run(["plan", "sweep", "tri-21b-awq", "--gpu", "l4", "--vary", vary, "--json"]) == 0
     assert "hunter2" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--context", "10000000000"], "--context 10000000000: max_model_len allows 8192 tokens"),
+        (["--context", "1024,8193"], "--context 8193: max_model_len allows 8192 tokens"),
+        (["--context", "32768", "--set", "model.max_model_len=8192"], "--context 32768: max_model_len allows 8192"),
+        (["--context", "9" * 5000], "takes a whole number of tokens"),
+        (["--context", "9" * 400 + "k"], "takes a whole number of tokens"),
+        (["--request-rate", "1e308"], "no load; from 1e-06 to 1,000,000 is"),
+        (["--request-rate", "1", "--price", "1e308"], "is no price"),
+    ],
+)  # fmt: skip
+def test_a_number_that_nothing_can_be_planned_for_is_refused_in_one_line(
+    option: list[str], says: str, capsys: Capture
+) -> None:
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", *option]) == 2
+    said = capsys.readouterr()
+    assert says in said.err
+    assert said.out == ""
+
+
+def test_the_longest_context_that_is_allowed_is_planned_for(capsys: Capture) -> None:
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--context", "8K"]) == 0
+
+
+@pytest.mark.parametrize(
+    "asked", [["--context", "8000"], ["--request-rate", "1", "--input-len", "8000", "--output-len", "100"]]
+)
+def test_no_change_is_tried_that_rules_out_what_is_asked_about(asked: list[str], capsys: Capture) -> None:
+    # With room for one user only, half the context is what would otherwise be advised.
+    little = ["--set", "engine.gpu_memory_utilization=0.66"]
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", *little]) == 0
+    assert "max_model_len=4096" in capsys.readouterr().out
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", *little, *asked]) == 0
+    assert "max_model_len=4096" not in capsys.readouterr().out

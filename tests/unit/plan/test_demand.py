@@ -207,10 +207,18 @@ def test_the_price_of_tokens_is_that_of_the_gpus_for_the_tokens_of_an_hour(
     [
         (replace(SHORT, request_rate=0.0), None, "--request-rate: 0 requests a second is no load"),
         (replace(SHORT, request_rate=float("inf")), None, "--request-rate: inf"),
+        (replace(SHORT, request_rate=float("nan")), None, "--request-rate: nan"),
+        (
+            replace(SHORT, request_rate=1e308),
+            None,
+            "1e\\+308 requests a second is no load; from 1e-06 to 1,000,000",
+        ),
+        (replace(SHORT, request_rate=1e-308), None, "--request-rate: 1e-308"),
         (replace(SHORT, input_len=0), None, "at least 1 token"),
         (replace(SHORT, output_len=0), None, "at least 1 token"),
         (replace(SHORT, input_len=8192), None, "are 8293 tokens together; max_model_len allows 8192"),
         (SHORT, -1.0, "--price: -1 is no price"),
+        (SHORT, 1e308, "--price: 1e\\+308 is no price"),
     ],
 )
 def test_what_is_no_load_is_refused(

@@ -1,7 +1,7 @@
 """What is said under each field of a model, read from its source when a schema or a reference is made.
 
 pydantic can do the same as it builds a model (use_attribute_docstrings), and would then read the source of every
-model at every start of every command: 40 ms that only these two need.
+model at every start of every command, which only these two need.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def calibrated(
         machine=describe_machine(),
         sources=[source_of(path) for path in results],
     )
-    path = output or user_tables_dir() / f"{now:%Y%m%dT%H%M%SZ}.json"
+    path = output or user_tables_dir() / f"{now:%Y%m%dT%H%M%S.%fZ}.json"
     write_table(table, path)
     print_table(
         ["GPU", "ENGINE", "WEIGHTS", "MEASUREMENTS", "BANDWIDTH ATTAINED"],

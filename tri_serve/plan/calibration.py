@@ -9,7 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tri_serve.errors import UsageError
-from tri_serve.plan.calibration_table import Calibration, CalibrationTable, MemoryShare, Source
+from tri_serve.plan.calibration_table import (
+    MOST_SECONDS,
+    Calibration,
+    CalibrationTable,
+    MemoryShare,
+    Source,
+)
 from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.facts import Gpu, ModelFacts
 from tri_serve.plan.result import Range
@@ -30,6 +36,10 @@ _MAD_TO_SIGMA = 1.4826
 """Of a normal distribution: its standard deviation is that many median absolute deviations."""
 _TOO_MUCH = 1.05
 """More than the roof is an error of what was stated; a little more may be one of a clock or a datasheet."""
+_TOO_LITTLE = 0.001
+"""Less is no engine at work."""
+_LEAST_SHARE = 0.01
+"""Down to which measurements that differ widely make a range reach, unless they are that low themselves."""
 _LEAST_LEVERAGE = 0.05
 """Below it the steps of a batch are so alike that time per byte and time per step cannot be told apart."""
 
@@ -183,7 +193,7 @@ def _overhead(
             leverage += constant * constant
     if leverage < _LEAST_LEVERAGE:
         return max(0.0, min(prior.overhead, fastest / 2))
-    return min(max(0.0, along / leverage), max(0.0, fastest * 0.9))
+    return min(max(0.0, along / leverage), max(0.0, fastest * 0.9), MOST_SECONDS)
 
 
 def _exchanges(point: Measurement, roof: Roofline, prior: Pace) -> float:
@@ -212,6 +222,11 @@ def _share(point: Measurement, share: float) -> float:
             f"{point.provenance}: {point}: {point.tokens_per_second:,.0f} tokens a second are {share:.2f} times "
             f"what the device can do; check gpu, tensor_parallel, batch, context, and that it was this model"
         )
+    if share < _TOO_LITTLE:
+        raise UsageError(
+            f"{point.provenance}: {point}: {point.tokens_per_second:g} tokens a second are {share:.1e} of what the "
+            f"device can do; check gpu, tensor_parallel, batch, context, and that nothing else ran"
+        )
     return min(1.0, share)
 
 
@@ -222,7 +237,11 @@ def _range(shares: Sequence[float]) -> Range:
     if len(shares) >= _FEW:
         deviation = statistics.median(abs(share - middle) for share in shares)
         spread = max(_LEAST_SPREAD, 2 * _MAD_TO_SIGMA * deviation / middle)
-    return Range(low=max(0.01, middle * (1 - spread)), likely=middle, high=min(1.0, middle * (1 + spread)))
+    return Range(
+        low=max(min(_LEAST_SHARE, middle / 2), middle * (1 - spread)),
+        likely=middle,
+        high=min(1.0, middle * (1 + spread)),
+    )
 
 
 def _minor(version: str) -> str:

@@ -1,7 +1,8 @@
 """Fitted shares as they are kept: JSON tables that say what they rest on.
 
 Three places, the first that has an entry counts: files named on the command line, the user's own (below
-``calibrations`` in the data directory), and those that ship with tri-serve (plan/calibrations).
+``calibrations`` in the data directory), and those that ship with tri-serve (plan/calibrations). Of those in one
+folder the youngest counts first.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tri_serve.checkpoint.quantization import Method
 from tri_serve.errors import UsageError
@@ -23,6 +26,47 @@ from tri_serve.places import data_dir
 from tri_serve.plan.result import Range
 
 FOLDER = "calibrations"
+
+
+MOST_BATCH = 1_000_000
+"""Sequences at once; no engine has a tenth of them."""
+_MOST_POINTS = 1_000_000_000
+MOST_SECONDS = 60.0
+"""Of one step that the device waits; an engine that waits for a minute does not work."""
+
+
+def _is_share(share: Range) -> Range:
+    if not 0 < share.low <= share.likely <= share.high <= 1:
+        raise ValueError("a share is 0 < low <= likely <= high <= 1")
+    return share
+
+
+def _is_wait(seconds: Range) -> Range:
+    if not 0 <= seconds.low <= seconds.likely <= seconds.high <= MOST_SECONDS:
+        raise ValueError(f"seconds of a step are 0 <= low <= likely <= high <= {MOST_SECONDS:g}")
+    return seconds
+
+
+def _is_time(text: str) -> str:
+    _time(text)
+    return text
+
+
+def _time(text: str) -> datetime:
+    """UTC where no zone is said."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _rising(shares: tuple[MemoryShare, ...]) -> tuple[MemoryShare, ...]:
+    if any(after.batch <= before.batch for before, after in pairwise(shares)):
+        raise ValueError("each batch is larger than the one before it")
+    return shares
+
+
+Share = Annotated[Range, AfterValidator(_is_share)]
+Seconds = Annotated[Range, AfterValidator(_is_wait)]
+Count = Annotated[int, Field(ge=1, le=_MOST_POINTS)]
 
 
 class _Kept(BaseModel):
@@ -41,9 +85,9 @@ class Source(_Kept):
 class MemoryShare(_Kept):
     """The attained share of bandwidth with so many sequences at once."""
 
-    batch: Annotated[int, Field(ge=1)]
-    share: Range
-    points: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1, le=MOST_BATCH)]
+    share: Share
+    points: Count
     """Measurements that it rests on."""
 
 
@@ -59,17 +103,17 @@ class Calibration(_Kept):
     """The exact versions that were measured."""
     tensor_parallel: tuple[int, ...]
     """The sizes that were measured."""
-    memory: tuple[MemoryShare, ...] = ()
+    memory: Annotated[tuple[MemoryShare, ...], AfterValidator(_rising)] = ()
     """By rising batch; empty: not measured."""
-    compute: Range | None = None
+    compute: Share | None = None
     """Share of the arithmetic while generating; none: not measured."""
-    prefill: Range | None = None
+    prefill: Share | None = None
     """Share of the arithmetic while reading prompts; none: not measured."""
-    overhead: Range
+    overhead: Seconds
     """Seconds of each step in which the device waits for the engine."""
-    points: Annotated[int, Field(ge=1)]
+    points: Count
     """Measurements that it rests on."""
-    ignored: int = 0
+    ignored: Annotated[int, Field(ge=0, le=_MOST_POINTS)] = 0
     """Measurements that say nothing of a share: prompts so short that they wait for weights."""
     provenance: tuple[str, ...]
     """What was run, as the measurements say it."""
@@ -79,8 +123,8 @@ class CalibrationTable(_Kept):
     """One file of calibrations."""
 
     format: Literal[1] = 1
-    made: str
-    """When it was fitted, ISO 8601."""
+    made: Annotated[str, AfterValidator(_is_time)]
+    """When it was fitted, ISO 8601; of a folder's tables the youngest counts first."""
     made_with: str
     """``tri-serve 0.1.0``."""
     model: str
@@ -140,11 +184,13 @@ def load_tables(
     )
 
 
-def _folder(folder: Traversable) -> Iterator[CalibrationTable]:
-    if folder.is_dir():
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-            if entry.name.endswith(".json"):
-                yield _parse(entry, str(entry))
+def _folder(folder: Traversable) -> tuple[CalibrationTable, ...]:
+    """The tables of one folder, the youngest first; by name where they are of one second."""
+    if not folder.is_dir():
+        return ()
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name, reverse=True)
+    tables = [_parse(entry, str(entry)) for entry in entries if entry.name.endswith(".json")]
+    return tuple(sorted(tables, key=lambda table: _time(table.made), reverse=True))
 
 
 def _parse(file: Traversable, name: str) -> CalibrationTable:

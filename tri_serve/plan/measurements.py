@@ -8,6 +8,7 @@ given on the command line, or to vLLM as ``--metadata gpu=l4 version=0.32.0 quan
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tri_serve.checkpoint.quantization import Method
 from tri_serve.errors import UsageError
+from tri_serve.plan.calibration_table import MOST_BATCH
 from tri_serve.plan.catalogue import find_gpu
 
 _MOST_BYTES = 64 * 2**20
 """With --save-detailed a long benchmark writes some megabytes; more is no result."""
+_LEAST, _MOST = 1e-6, 1e15
+"""Of any figure of a benchmark, whatever its unit."""
+_OPTIONS = {"gpu": "--gpu", "version": "--engine-version", "quantization": "--preset"}
+"""Where ``plan calibrate`` takes what a result does not say; the preset says how weights are stored."""
 _FORMAT = "docs/calibrate.md shows the fields; 'vllm bench serve --save-result' writes such a file"
 
 
@@ -38,11 +44,11 @@ class Measurement(BaseModel):
     """How the weights were stored."""
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     kind: Literal["decode", "prefill"]
-    batch: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 1
     """Sequences at once."""
-    context: Annotated[int, Field(ge=1)]
+    context: Annotated[int, Field(ge=1, le=16_777_216)]
     """Decode: tokens behind each sequence, on average. Prefill: tokens of each prompt."""
-    tokens_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    tokens_per_second: Annotated[float, Field(ge=1e-3, le=1e9, allow_inf_nan=False)]
     """Of all sequences together. Decode: tokens generated. Prefill: tokens of prompts, until the first answer."""
     kv_cache_dtype: Literal["bfloat16", "fp8"] = "bfloat16"
     provenance: Annotated[str, Field(min_length=1)]
@@ -131,8 +137,11 @@ def _from_bench_serve(
 
     def number(key: str) -> float:
         value = result.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UsageError(f"{path}: {key} is {value!r}; more than 0 is needed", hint=_FORMAT)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _LEAST <= value <= _MOST:
+            shown = repr(value)[:40]
+            raise UsageError(
+                f"{path}: {key} is {shown}; a number from {_LEAST:g} to {_MOST:g} is needed", hint=_FORMAT
+            )
         return float(value)
 
     if "spec_decode_acceptance_length" in result:
@@ -141,13 +150,13 @@ def _from_bench_serve(
         )
     # --metadata gives text only.
     stated = {key: result[key] for key in Setting.__slots__ if isinstance(result.get(key), str)}
-    if "tensor_parallel" in stated and stated["tensor_parallel"].isdecimal():
+    if re.fullmatch(r"\d{1,4}", stated.get("tensor_parallel", "")):
         stated["tensor_parallel"] = int(stated["tensor_parallel"])
     missing = [key for key in ("gpu", "version", "quantization") if key not in {**known, **stated}]
     if missing:
         raise UsageError(
             f"{path}: does not say {' and '.join(missing)}",
-            hint=f"give {' '.join(f'--{key}' for key in missing)}, or measure with "
+            hint=f"give {' and '.join(_OPTIONS[key] for key in missing)}, or measure with "
             f"--metadata {' '.join(f'{key}=…' for key in missing)}",
         )
     requests = number("completed")

@@ -210,3 +210,23 @@ def test_the_first_table_that_has_an_entry_counts(model: Models) -> None:
     second = table(grid(model()), model())
     shares = shares_for(find_gpu("l4"), EngineSpec(), "awq", [first, second])
     assert len(shares.memory) == 1
+
+
+@pytest.mark.parametrize("kind", ["decode", "prefill"])
+def test_a_measurement_of_next_to_nothing_is_refused(model: Models, kind: str) -> None:
+    point = measured(model(), kind, 1, 1024, tokens_per_second=0.001)
+    with pytest.raises(
+        UsageError, match=r"a test: .* 0\.001 tokens a second are .* of what the device can do"
+    ):
+        table([point], model())
+
+
+def test_measurements_that_differ_widely_make_a_range_that_a_plan_can_use(model: Models) -> None:
+    points = [
+        measured(model(), "decode", 1, 1024, tokens_per_second=rate) for rate in (0.05, 0.1, 6.0, 0.2, 0.07)
+    ]
+    made = table(points, model())
+    (entry,) = made.calibrations
+    (found,) = entry.memory
+    assert 0 < found.share.low < found.share.likely < found.share.high <= 1
+    assert CalibrationTable.model_validate_json(made.to_json()) == made

@@ -1,7 +1,10 @@
 """Where tables of fitted shares are kept, and which of them counts first."""
 
 import hashlib
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,7 @@ from tri_serve.plan.calibration_table import (
 from tri_serve.plan.result import Range
 
 
-def make_table(machine: str) -> CalibrationTable:
+def make_table(machine: str, *, made: str = "2026-01-01T00:00:00Z") -> CalibrationTable:
     entry = Calibration(
         gpu="l4",
         engine="vllm",
@@ -31,7 +34,7 @@ def make_table(machine: str) -> CalibrationTable:
         provenance=("a test",),
     )
     return CalibrationTable(
-        made="2026-01-01T00:00:00Z",
+        made=made,
         made_with="a test",
         model="a test",
         machine=machine,
@@ -48,11 +51,67 @@ def test_a_table_reads_back_what_was_written_and_leaves_nothing_else(tmp_path: P
 
 def test_files_that_were_named_count_before_the_users_own(tmp_path: Path) -> None:
     environ = {"XDG_DATA_HOME": str(tmp_path)}
-    for name in ("b", "a"):
-        write_table(make_table(name), user_tables_dir(environ) / f"{name}.json")
+    write_table(make_table("own"), user_tables_dir(environ) / "own.json")
     write_table(make_table("named"), tmp_path / "named.json")
     tables = load_tables([tmp_path / "named.json"], environ)
-    assert [table.machine for table in tables][:3] == ["named", "a", "b"]
+    assert [table.machine for table in tables][:2] == ["named", "own"]
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_ones_own_tables_the_youngest_counts_first(tmp_path: Path, names: tuple[str, str]) -> None:
+    environ = {"XDG_DATA_HOME": str(tmp_path)}
+    times = {"old": "2026-01-01T09:30:00+09:00", "new": "2026-01-01T00:30:01+00:00"}
+    for name, (age, made) in zip(names, times.items(), strict=True):
+        write_table(make_table(age, made=made), user_tables_dir(environ) / f"{name}.json")
+    assert [table.machine for table in load_tables((), environ)][:2] == ["new", "old"]
+
+
+def share(low: object, likely: object, high: object) -> dict[str, Any]:
+    return {"low": low, "likely": likely, "high": high}
+
+
+def knot(batch: int, shares: dict[str, Any], points: int = 1) -> dict[str, Any]:
+    return {"batch": batch, "share": shares, "points": points}
+
+
+GOOD = share(0.4, 0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory": [knot(1, share(0.0, 0.5, 0.6))]},
+        {"memory": [knot(1, share(0.6, 0.5, 0.7))]},
+        {"memory": [knot(1, share(0.4, 0.5, 1.1))]},
+        {"memory": [knot(10**400, GOOD)]},
+        {"memory": [knot(8, GOOD), knot(8, GOOD)]},
+        {"memory": [knot(8, GOOD), knot(1, GOOD)]},
+        {"memory": [knot(1, GOOD, 10**400)]},
+        {"compute": share(0.1, 0.05, 0.6)},
+        {"prefill": share(0.0, 0.0, 0.0)},
+        {"prefill": share(0.1, math.nan, 0.6)},
+        {"overhead": share(-0.1, 0.0, 0.1)},
+        {"overhead": share(0.0, 0.1, math.inf)},
+    ],
+)
+def test_a_table_of_what_cannot_be_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    data = json.loads(make_table("here").to_json())
+    path = tmp_path / "made-by-hand.json"
+    data["calibrations"][0] |= {"memory": [knot(1, GOOD), knot(8, GOOD)], "compute": GOOD, "prefill": GOOD}
+    path.write_text(json.dumps(data))
+    assert read_table(path).calibrations[0].compute is not None
+    data["calibrations"][0] |= change
+    path.write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="is no calibration table: calibrations") as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_says_when_it_was_made(tmp_path: Path) -> None:
+    data = json.loads(make_table("here").to_json()) | {"made": "yesterday"}
+    (tmp_path / "t.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="is no calibration table: made: "):
+        read_table(tmp_path / "t.json")
 
 
 def test_a_user_without_tables_has_those_that_ship(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """What was measured, read from our own files and from those of vLLM's benchmarks."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tri_serve.cli.plan import calibrate
 from tri_serve.errors import UsageError
 from tri_serve.plan.measurements import Measurement, Setting, read_measurements
 
@@ -105,7 +107,11 @@ def test_results_that_were_appended_to_one_file_are_all_read(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ([POINT | {"tokens_per_second": 0}], "measurement 1: tokens_per_second: Input should be greater than 0"),
+        ([POINT | {"tokens_per_second": 0}], "measurement 1: tokens_per_second: Input should be greater than"),
+        ([POINT | {"tokens_per_second": 1e-308}], "measurement 1: tokens_per_second: Input should be greater than"),
+        ([POINT | {"tokens_per_second": math.inf}], "measurement 1: tokens_per_second: Input should be a finite"),
+        ([POINT | {"batch": 10**400}], "measurement 1: batch: Input should be less than or equal to 1000000"),
+        ([POINT | {"context": 10**400}], "measurement 1: context: Input should be less than or equal to 16777216"),
         ([POINT, POINT | {"batch": "8"}], "measurement 2: batch: Input should be a valid integer"),
         ([POINT | {"price": 1}], "measurement 1: price: Extra inputs are not permitted"),
         ([POINT | {"gpu": "l5"}], "no GPU 'l5' in the catalogue"),
@@ -126,10 +132,17 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, docum
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"completed": 0}, "completed is 0; more than 0 is needed"),
+        ({"completed": 0}, "completed is 0; a number from 1e-06 to 1e\\+15 is needed"),
         ({"duration": "long"}, "duration is 'long'"),
         ({"spec_decode_acceptance_length": 2.5}, "speculative decoding"),
         ({"mean_tpot_ms": None}, "mean_tpot_ms is None"),
+        ({"mean_tpot_ms": math.inf}, "mean_tpot_ms is inf"),
+        ({"median_itl_ms": math.inf}, "median_itl_ms is inf"),
+        ({"duration": math.nan}, "duration is nan"),
+        ({"total_output_tokens": 10**400}, "total_output_tokens is 1000"),
+        ({"completed": 1e-300}, "completed is 1e-300"),
+        ({"tensor_parallel": "9" * 5000}, "tensor_parallel: Input should be a valid integer"),
+        ({"median_itl_ms": 1e15}, "tokens_per_second: Input should be greater than"),
     ],
 )
 def test_a_benchmark_without_usable_figures_is_refused(
@@ -137,6 +150,15 @@ def test_a_benchmark_without_usable_figures_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=says):
         read_measurements(write(tmp_path, BENCH_SERVE | change), L4_AWQ)
+
+
+def test_the_hint_names_options_that_plan_calibrate_has(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not say gpu and version and quantization") as caught:
+        read_measurements(write(tmp_path, BENCH_SERVE))
+    words = str(caught.value.hint).partition(", or measure with ")[0]
+    known = {name for parameter in calibrate.params for name in parameter.opts}
+    assert words == "give --gpu and --engine-version and --preset"
+    assert set(re.findall(r"--[a-z-]+", words)) <= known
 
 
 def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path: Path) -> None:

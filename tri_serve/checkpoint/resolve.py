@@ -20,8 +20,10 @@ _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-_LONGEST_NAME = 200
-"""Bytes of one part of a name; Linux takes 255 (NAME_MAX), and an unfinished file's name is a little longer."""
+_LONGEST_NAME = 250
+"""Bytes of one part of a name; Linux takes 255 (NAME_MAX), and an unfinished file's name is 5 longer."""
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, which no terminal should be given, and what UTF-8 cannot write."""
 
 
 def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = os.environ) -> Path:
@@ -57,7 +59,7 @@ def is_hub_name(source: str) -> bool:
 
 def is_path_below(name: str) -> bool:
     """Whether a hub's name of a file, or of a revision, can be one below a directory here, and nowhere else."""
-    return name.isprintable() and all(
+    return not _NO_NAME.search(name) and all(
         part not in ("", ".", "..") and len(part.encode()) <= _LONGEST_NAME for part in name.split("/")
     )
 

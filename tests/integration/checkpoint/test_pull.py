@@ -294,6 +294,11 @@ def test_a_name_that_no_file_here_can_have_is_refused(hub: FakeHub, name: str) -
         fetch()
 
 
+def test_a_name_that_is_merely_unusual_is_no_matter(hub: FakeHub) -> None:
+    hub.files["그림\u3000 1.png"] = b"a picture"
+    assert "그림\u3000 1.png" in fetch().left_out
+
+
 def test_a_file_that_is_to_lie_below_another_is_refused_in_one_line(hub: FakeHub) -> None:
     for name in ("additional_chat_templates/a.jinja", "additional_chat_templates/a.jinja/b.jinja"):
         hub.files[name] = name.encode()

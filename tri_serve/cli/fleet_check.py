@@ -88,7 +88,7 @@ def check(
     def look() -> Ahead:
         from tri_serve.checkpoint.ahead import look_ahead
 
-        view.show("checkpoint", f"{spec.model.source}: asking the hub what it is")
+        view.show("checkpoint", f"{spec.model.source}: asking the hub what there is")
         return look_ahead(spec.model)
 
     result = preflight(

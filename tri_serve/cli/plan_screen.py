@@ -67,6 +67,8 @@ def verdict(plan: Plan) -> str:
         return f"{click.style('does not work', fg='red', bold=True)} on {where}"
     if plan.memory is None:
         return f"works on {where}"
+    if not plan.memory.fits:
+        return f"{click.style('may fit', fg='yellow', bold=True)} on {where}: that is not worked out here"
     return f"{click.style('fits', fg='green', bold=True)} on {where}: {users_words(plan.memory)}"
 
 

@@ -130,6 +130,8 @@ def _heads(answers: Sequence[Answer]) -> list[Column]:
 def _cells(plan: Plan) -> list[str]:
     if plan.refused or plan.memory is None:
         return ["no"]
+    if not plan.memory.fits:
+        return ["unknown"]
     length = plan.memory.max_model_len
     return [
         f"{users(plan.memory):,} x {length:,}",

@@ -34,9 +34,9 @@ def changes(
 ) -> tuple[Change, ...]:
     """Changes that would bring more users or more speed, at most a handful; ``gpus`` are looked at in order.
 
-    None for a plan that does not work: its refusals name what does.
+    None for a plan that does not work, or may not: its refusals name what does.
     """
-    if plan.refused or plan.memory is None:
+    if plan.refused or plan.memory is None or not plan.memory.fits:
         return ()
     found = list(_limits(plan.memory, spec, device, planner))
     for keys in _candidates(plan.memory, spec, device):

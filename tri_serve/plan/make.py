@@ -67,8 +67,9 @@ def make_plan(
     findings = check(request)
     speed: SpeedPlan | None = None
     demand: DemandPlan | None = None
-    # 0 stands for unknown: the catalogue does not have this board.
-    known = device.gpu.bandwidth > 0 and device.gpu.flops > 0
+    # 0 stands for unknown: the catalogue does not have this board. What does not fit by these figures and is not
+    # refused runs with others, which a flag gives it.
+    known = device.gpu.bandwidth > 0 and device.gpu.flops > 0 and memory.fits
     if known and not any(finding.severity == "refusal" for finding in findings):
         attained = shares_for(device.gpu, spec.engine, model.quantization.method, tables)
         speed = _speed(model, device, spec.engine, memory, attained, question)

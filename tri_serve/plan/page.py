@@ -79,6 +79,8 @@ def _head(plan: Plan, title: str) -> str:
         verdict = f'<span class="bad">Does not work</span> on {where}'
     elif plan.memory is None:
         verdict = f'<span class="good">Works</span> on {where}'
+    elif not plan.memory.fits:
+        verdict = f"May fit on {where}: that is not worked out here"
     else:
         verdict = f'<span class="good">Fits</span> on {where}: {escape(users_words(plan.memory))}'
     model = plan.model

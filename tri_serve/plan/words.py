@@ -85,6 +85,8 @@ def evidence_words(speed: SpeedPlan) -> str:
 
 def unknown_speed_words(plan: Plan) -> str:
     """Why there is no speed, for a plan of something that works."""
+    if plan.memory is not None and not plan.memory.fits:
+        return "not predicted, and no load planned: what is on the GPU is not known"
     return f"not predicted, and no load planned: the catalogue has no {plan.device.title}, and so not its bandwidth"
 
 

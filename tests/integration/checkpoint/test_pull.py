@@ -20,6 +20,7 @@ import requests
 from click.testing import CliRunner
 
 from tri_serve.checkpoint import hub as hub_module
+from tri_serve.checkpoint.ahead import look_ahead
 from tri_serve.checkpoint.download import Download
 from tri_serve.checkpoint.hub import Hub
 from tri_serve.checkpoint.inspect import inspect_checkpoint
@@ -28,7 +29,7 @@ from tri_serve.checkpoint.resolve import is_pulled, resolve_source
 from tri_serve.cli.fleet_check import Times, check
 from tri_serve.cli.progress import PlainSteps
 from tri_serve.cli.pulling import amount
-from tri_serve.errors import CheckpointError, ConnectionFailedError, ResourceError
+from tri_serve.errors import CheckpointError, ConnectionFailedError, ResourceError, SpecError
 from tri_serve.fleet.desired import Desired
 from tri_serve.fleet.release import release_paths
 from tri_serve.spec.engine import ModelSpec
@@ -466,6 +467,32 @@ def test_up_fetches_what_is_missing_before_it_starts_anything(
     fetched = len(hub.asked)
     check(Desired(spec=spec, environment_hashes={}), paths, times, view=PlainSteps(lines.append))
     assert len(hub.asked) == fetched
+
+
+def test_up_reads_config_json_first_and_fetches_nothing_more_if_that_rules_it_out(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    spec = Spec.model_validate(
+        {
+            "model": {"source": "owner/name", "served_name": "m", "max_model_len": 10**6},
+            "engine": {"device": "cpu", "command": ("/bin/true",), "cpu_kv_cache_gib": 0.1},
+            "fleet": {"supervisor": "process"},
+            "gateway": {"port": free_port()},
+        }
+    )
+    paths = release_paths("ruled-out")
+    paths.create()
+    with pytest.raises(SpecError, match=r"config\.json allows"):
+        check(
+            Desired(spec=spec, environment_hashes={}), paths, Times(time.monotonic()), view=PlainSteps(print)
+        )
+    assert hub.ranges_asked() == []
+    assert not is_pulled(model(), tmp_path)
+    # What was fetched of it is not fetched again.
+    ahead = look_ahead(model())
+    assert (ahead.missing, fetch().fetched) == (hub_bytes(hub) - len(hub.files["config.json"]), ahead.missing)
+    config = [path for _, path, _ in hub.asked if path.endswith("/config.json")]
+    assert len(config) == 1
 
 
 def hub_bytes(hub: FakeHub) -> int:

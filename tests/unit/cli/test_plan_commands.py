@@ -253,6 +253,41 @@ def test_auto_plans_for_the_gpu_that_is_here_with_what_is_free_on_it(
     assert planned(capsys, "tri-21b-bf16").device.count == 4
 
 
+def test_replicas_have_all_the_gpus_that_are_here(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = 23034 * 2**20
+    monkeypatch.setattr(gpus, "devices_here", lambda: reading("NVIDIA L4", total, total, count=2))
+    planned(capsys, "tri-21b-awq", "--set", "fleet.replicas=2")
+    planned(capsys, "tri-21b-awq", "--set", "fleet.replicas.min=1", "--set", "fleet.replicas.max=2")
+    three = planned(capsys, "tri-21b-awq", "--set", "fleet.replicas=3", code=12)
+    assert "need 3 GPUs, and 2 are there" in three.findings[0].message
+
+
+def test_replicas_on_a_gpu_of_the_catalogue_are_never_too_many(capsys: Capture) -> None:
+    plan = planned(capsys, "tri-21b-bf16", "--gpu", "l40s", "--set", "fleet.replicas=2")
+    assert "2 replicas take 4 × NVIDIA L40S 48 GB" in [finding.message for finding in plan.findings]
+
+
+def test_what_a_flag_keeps_from_being_planned_is_neither_promised_nor_refused(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    arguments = ["tri-21b-bf16", "--gpu", "l4", "--set", "engine.tensor_parallel_size=1"]
+    arguments += ["--set", 'engine.extra_args=["--cpu-offload-gb=20"]']
+    plan = planned(capsys, *arguments, "--input-len", "1000", "--output-len", "100", "--request-rate", "1")
+    assert (plan.refused, plan.speed, plan.demand, plan.changes) == (False, None, None, ())
+    assert run(["plan", "show", *arguments]) == 0
+    assert capsys.readouterr().out.startswith("may fit on one NVIDIA L4 24 GB: ")
+    assert run(["plan", "show", *arguments, "--html", str(tmp_path / "plan.html")]) == 0
+    assert "May fit on one NVIDIA L4 24 GB" in (tmp_path / "plan.html").read_text(encoding="utf-8")
+
+
+def test_a_gpu_that_does_not_tell_its_memory_is_not_planned_for(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "devices_here", lambda: reading("NVIDIA GB10", 0, 0))
+    assert run(["plan", "show", "tri-21b-awq"]) == 14
+    assert "GPU 0 (NVIDIA GB10): its driver does not tell how much memory it has" in capsys.readouterr().err
+
+
 def test_a_gpu_that_the_catalogue_does_not_know_is_planned_without_speed(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from tri_serve.errors import ResourceError
 from tri_serve.fleet.resources import (
     GATEWAY_BYTES,
     RAY_BYTES,
+    DiskNeed,
     available_memory,
     check_disk,
+    check_disks,
     check_memory,
     check_shared_memory,
     engine_memory,
@@ -72,6 +75,29 @@ def test_available_memory_is_what_the_container_leaves(tmp_path: Path, limit: st
 def test_too_little_disk_is_refused_with_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"disk: logs in .*/not/there need .* MiB, and .* MiB are free"):
         check_disk(tmp_path / "not" / "there", 2**60, "logs")
+
+
+def test_what_goes_on_one_disk_is_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=25 * GIB)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    environment = DiskNeed(tmp_path / "engines", 20 * GIB, "the environment")
+    checkpoint = DiskNeed(tmp_path / "hub", 12 * GIB, "the checkpoint")
+    check_disks([environment])
+    check_disks([checkpoint])
+    with pytest.raises(ResourceError) as refused:
+        check_disks([checkpoint, environment])
+    assert refused.value.message == (
+        f"disk: the environment in {tmp_path}/engines, with the checkpoint in {tmp_path}/hub (12,288 MiB) need "
+        "32,768 MiB, and 25,600 MiB are free"
+    )
+
+
+def test_two_disks_are_looked_at_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, memory = Path("/"), Path("/proc")  # a file system of its own
+    usage = shutil.disk_usage("/")._replace(free=25 * GIB)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("os.access", lambda path, mode: True)
+    check_disks([DiskNeed(here, 20 * GIB, "a"), DiskNeed(memory, 20 * GIB, "b")])
 
 
 def test_enough_disk_is_no_problem(tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def test_what_the_driver_keeps_is_no_programs() -> None:
 def test_a_known_board_is_planned_with_its_own_memory() -> None:
     device = plan_device([reading(0), reading(1, free=9 * MIB)], 2)
     assert (device.gpu.name, device.count, device.seen) == ("l4", 2, "this machine")
+    # The others are there for other engines.
+    assert (plan_device([reading(0), reading(1, free=9 * MIB)], 1).count) == 2
     assert (device.total, device.free) == (22580 * MIB, 9 * MIB)
     assert (device.driver_cuda, device.driver) == ((13, 0), "580.65.06")
 
@@ -233,6 +235,22 @@ def test_a_driver_that_does_not_know_reserved_memory_has_none() -> None:
     assert read_nvml(FakeNvml(board(), old=True))[0].reserved == 0
 
 
+def test_memory_that_is_shared_with_the_cpu_is_not_known_and_the_gpu_is() -> None:
+    class Unified(FakeNvml):
+        def nvmlDeviceGetMemoryInfo(self, board: SimpleNamespace, version: int = 0) -> SimpleNamespace:
+            raise FakeNvmlError("Not Supported")
+
+        def nvmlSystemGetDriverVersion(self) -> str:
+            raise FakeNvmlError("Not Supported")
+
+    (gpu,) = read_nvml(Unified(board()))
+    assert (gpu.total, gpu.usable, gpu.free, gpu.memory_known) == (0, 0, 0, False)
+    assert (gpu.compute_capability, gpu.driver) == ((9, 0), "")
+    assert not plan_device([gpu], 1).memory_known
+    assert not plan_device([reading(0), gpu], 2).memory_known
+    assert plan_device([reading(0), gpu], 1).memory_known
+
+
 def test_slices_stand_in_the_place_of_their_gpu() -> None:
     slices = [SimpleNamespace(uuid=f"MIG-{n}", name="NVIDIA H100 80GB HBM3 MIG 3g.40gb") for n in range(2)]
     found = read_nvml(FakeNvml(board(slices=slices), board()))
@@ -319,6 +337,22 @@ def test_nvidia_smi_tells_all_of_its_gpus(smi: Path) -> None:
         processes=(GpuProcess(4711, 2100 * MIB, "/opt/a, b/python"), GpuProcess(4712, None, "")),
     )
     assert (second.reserved, second.processes) == (0, ())
+
+
+def test_memory_that_nvidia_smi_does_not_tell_is_not_known(smi: Path) -> None:
+    smi.with_name("gpus").write_text("0, GPU-1, NVIDIA GB10, [N/A], [N/A], [N/A], 12.1, 580.95.05\n")
+    (gpu,) = read_nvidia_smi()
+    assert (gpu.name, gpu.compute_capability, gpu.memory_known) == ("NVIDIA GB10", (12, 1), False)
+
+
+def test_a_row_of_a_process_that_is_not_understood_costs_that_process_alone(smi: Path) -> None:
+    smi.with_name("processes").write_text(
+        "GPU-1, 4711, 2100, python serve.py --models a,b, c\nGPU-1, [N/A], 5, x\nNo running processes found\n"
+        "\nGPU-2, 4712, 7, y\n"
+    )
+    first, second = read_nvidia_smi()
+    assert first.processes == (GpuProcess(4711, 2100 * MIB, "python serve.py --models a,b, c"),)
+    assert second.processes == (GpuProcess(4712, 7 * MIB, "y"),)
 
 
 def test_what_nvidia_smi_complains_of_is_the_reason(smi: Path) -> None:

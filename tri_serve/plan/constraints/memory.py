@@ -101,14 +101,18 @@ def _given_cache_fits(request: Request, memory: MemoryPlan) -> Iterator[Found]:
         return
     room = given - over
     void = memory_voided_by(engine.extra_args)
+    change = as_change(without(engine.extra_args, {KV_BYTES_FLAG}))
+    helps = _would_fit(request, change)
     yield Found(
         "warning" if void else "refusal",
         f"{KV_BYTES_FLAG} gives the KV cache {gib(given)}, and beside {gib(_weights(memory))} of weights, and what "
         f"the engine works with, {gib(max(0, room))} of {request.device.gpu.title}'s {gib(memory.total)} are left"
         + (f"; but {void} changes what is on the GPU, and is not counted in" if void else ""),
-        change=as_change(without(engine.extra_args, {KV_BYTES_FLAG})),
+        change=change if helps else {},
         advice="without it the engine takes what is there"
-        + (f"; {KV_BYTES_FLAG}={room // 2**20 * 2**20} fits" if room >= 2**20 else ""),
+        + (f"; {KV_BYTES_FLAG}={room // 2**20 * 2**20} fits" if room >= 2**20 else "")
+        if helps
+        else "a smaller or more quantised checkpoint, or more GPUs",
     )
 
 

@@ -87,6 +87,24 @@ def test_a_backend_that_the_user_asked_for_is_not_commented_but_refused_if_it_ca
     assert "FLASHINFER does not take it" in finding.message
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--attention-backend=CUSTOM",
+        "--attention-backend=flash_attn_diffkv",
+        "--attention-config.backend=X",
+        "-ac={}",
+    ],
+)
+def test_a_backend_that_is_not_known_here_is_left_to_the_engine(ask: Ask, found: Find, flag: str) -> None:
+    for dtype in ("auto", "fp8", "fp8_e5m2"):
+        request = ask("a10", engine={"kv_cache_dtype": dtype, "extra_args": (flag,)})
+        assert found(request, "fp8-kv-cache") == ()
+        (finding,) = found(request, "attention-backend")
+        assert finding.severity == "note"
+        assert "not known here" in finding.message
+
+
 def test_head_sizes_that_the_cpu_lacks_are_refused(ask: Ask, found: Find) -> None:
     (finding,) = found(ask("cpu", "none", config={"head_dim": 144}), "attention-backend")
     assert finding.severity == "refusal"

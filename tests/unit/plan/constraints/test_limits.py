@@ -116,6 +116,48 @@ def test_remote_code_needs_the_user_s_word(ask: Ask, found: Find) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model_type", "severity"), [("llama", "note"), ("trillion", "refusal"), ("", "refusal")]
+)
+def test_code_of_a_checkpoint_is_run_only_where_the_engine_does_not_know_the_type(
+    ask: Ask, found: Find, model_type: str, severity: str
+) -> None:
+    request = ask(config={"model_type": model_type} if model_type else None)
+    with_code = replace(request, model=replace(request.model, remote_code=True))
+    (finding,) = found(with_code, "remote-code")
+    assert finding.severity == severity
+    if severity == "note":
+        assert "it is not run" in finding.message
+
+
+@pytest.mark.parametrize(
+    "flag", ["--hf-overrides={}", "--hf-overrides.rope_parameters.factor=4", "--hf-over={}"]
+)
+def test_a_context_that_overrides_may_lengthen_is_left_to_the_engine(
+    ask: Ask, found: Find, flag: str
+) -> None:
+    longer = {"max_model_len": 32768}
+    (refused,) = found(ask(spec_model=longer), "context-of-the-model")
+    (warned,) = found(ask(spec_model=longer, engine={"extra_args": (flag,)}), "context-of-the-model")
+    assert (refused.severity, warned.severity) == ("refusal", "warning")
+    assert "max_position_embeddings" in warned.advice
+
+
+def test_a_newer_half_of_the_driver_that_the_user_brings_is_a_warning(ask: Ask, found: Find) -> None:
+    old = {"driver_cuda": (12, 4), "seen": "this machine"}
+    (refused,) = found(ask(device=old), "driver")
+    assert "--set engine.env.VLLM_ENABLE_CUDA_COMPATIBILITY=1" in refused.advice
+    brought = ask(device=old, engine={"env": {"VLLM_ENABLE_CUDA_COMPATIBILITY": "1"}})
+    (warned,) = found(brought, "driver")
+    assert (refused.severity, warned.severity) == ("refusal", "warning")
+
+
+def test_the_limits_of_a_gpu_whose_memory_is_not_known_are_not_guessed(ask: Ask, found: Find) -> None:
+    many = {"max_num_seqs": 4096}
+    assert len(found(ask(engine=many), "tokens-of-a-step")) == 1
+    assert found(ask(engine=many, device={"total": 0, "seen": "this machine"}), "tokens-of-a-step") == ()
+
+
+@pytest.mark.parametrize(
     ("version", "driver_cuda", "severity"),
     [
         ("0.32.0", None, None),

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tri_serve.plan.constraints import Request
+from tri_serve.plan.constraints.memory import is_certainly_too_large
 from tri_serve.plan.facts import PlanDevice
 from tri_serve.plan.result import Finding, MemoryPlan
 from tri_serve.spec.engine import EngineSpec
@@ -104,6 +105,86 @@ def test_what_is_short_of_kv_cache_alone_is_told_of_context_fp8_share_and_more_g
         "engine.kv_cache_dtype: fp8 fits, and costs some accuracy; engine.gpu_memory_utilization 0.53 fits; "
         "2 × NVIDIA L4 24 GB fit (engine.tensor_parallel_size 2)"
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "severity"),
+    [
+        (("--cpu-offload-gb=8",), "warning"),
+        (("--cpu_offload_gb", "8"), "warning"),
+        (("--cpu-offload=8",), "warning"),
+        (("--cpu-offload-gb=0",), "refusal"),
+        (("--pipeline-parallel-size=2",), "warning"),
+        (("--pipeline-parallel-size", "1"), "refusal"),
+        (("-pp", "2"), "warning"),
+        (("-pp=1",), "refusal"),
+        (("-dcp=2",), "warning"),
+        (("--offload-backend=prefetch",), "warning"),
+        (("--load-format=bitsandbytes",), "warning"),
+        (("--load-format=safetensors",), "refusal"),
+        (('--hf-overrides={"num_hidden_layers": 2}',), "warning"),
+        (("--hf-overrides.num_hidden_layers=2",), "warning"),
+        (("--hf-overrides=no JSON",), "warning"),
+        (('--hf-overrides={"rope_parameters": {}}',), "refusal"),
+        (("--seed=-pp",), "refusal"),
+    ],
+)
+def test_what_a_flag_puts_elsewhere_is_not_refused(
+    ask: Ask, found: Find, flags: tuple[str, ...], severity: str
+) -> None:
+    """38.6 GiB of weights on a card of 22."""
+    (finding,) = found(ask("l4", "none", engine={"extra_args": flags}, planned=True), "memory")
+    assert finding.severity == severity
+    assert ("is not counted in" in finding.message) is (severity == "warning")
+
+
+def test_a_kv_cache_of_a_given_size_is_held_against_what_is_there(ask: Ask, found: Find, only: Only) -> None:
+    finding = only(ask("l4", engine={"extra_args": ("--kv-cache-memory-bytes=40G",)}, planned=True), "memory")
+    assert finding.severity == "refusal"
+    assert "gives the KV cache 40.0 GiB, and beside 11.8 GiB of weights" in finding.message
+    assert finding.change == {"engine.extra_args": "[]"}
+    # What is named as fitting fits, and a MiB more does not.
+    largest = int(finding.advice.partition("--kv-cache-memory-bytes=")[2].split()[0])
+
+    def given(nbytes: int) -> tuple[Finding, ...]:
+        return found(
+            ask("l4", engine={"extra_args": (f"--kv-cache-memory-bytes={nbytes}",)}, planned=True), "memory"
+        )
+
+    assert given(largest) == ()
+    assert [finding.severity for finding in given(largest + 2**20)] == ["refusal"]
+
+
+def test_a_given_kv_cache_is_not_blamed_alone_where_the_weights_do_not_fit_either(
+    ask: Ask, only: Only
+) -> None:
+    finding = only(
+        ask("l4", "none", engine={"extra_args": ("--kv-cache-memory-bytes=40G",)}, planned=True), "memory"
+    )
+    assert finding.change == {}
+    assert "smaller" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("total", "certainly"),
+    [(22, False), (15, False), (14.4, True), (12, True)],
+    ids=["fits", "short", "a", "b"],
+)
+def test_what_fits_under_no_assumption_is_told_from_what_estimates_rule_out(
+    ask: Ask, found: Find, total: float, certainly: bool
+) -> None:
+    """11.8 GiB of weights and 1.6 of KV cache need 13.4 of 92 %: 14.6 GiB."""
+    card = {"total": int(total * GIB), "seen": "this machine"}
+    request = ask("l4", device=card, planned=True)
+    assert is_certainly_too_large(request) is certainly
+    assert bool(found(request, "memory")) is (total < 22)
+
+
+def test_layers_with_a_window_are_not_held_to_a_whole_sequence(ask: Ask) -> None:
+    request = ask("l4", device={"total": int(14.4 * GIB), "seen": "this machine"}, planned=True)
+    windows = replace(request.model.architecture, sliding_window=1024, sliding_layers=30)
+    assert is_certainly_too_large(request)
+    assert not is_certainly_too_large(replace(request, model=replace(request.model, architecture=windows)))
 
 
 def test_the_cpu_is_given_a_larger_kv_cache(ask: Ask, only: Only) -> None:

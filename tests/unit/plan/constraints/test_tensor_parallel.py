@@ -135,6 +135,13 @@ def test_for_a_gpu_of_the_catalogue_the_number_of_cards_is_only_said(ask: Ask, f
     assert "2 × NVIDIA L4 24 GB" in finding.message
 
 
+def test_for_a_gpu_of_the_catalogue_the_cards_of_all_replicas_are_only_said(ask: Ask, found: Find) -> None:
+    # However many one engine takes.
+    request = ask(engine={"tensor_parallel_size": 2}, fleet={"replicas": 2}, device={"count": 2})
+    (finding,) = found(request, "replicas-and-gpus")
+    assert (finding.severity, finding.message) == ("note", "2 replicas take 4 × NVIDIA L4 24 GB")
+
+
 def test_two_replicas_on_one_card_are_refused_with_the_reason(ask: Ask, found: Find, only: Only) -> None:
     here = {"seen": "this machine", "count": 1}
     finding = only(ask(fleet={"replicas": 2}, device=here), "replicas-and-gpus")

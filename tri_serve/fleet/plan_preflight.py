@@ -9,7 +9,7 @@ from tri_serve.checkpoint.quantization import QuantizationFacts, check_quantizat
 from tri_serve.errors import LaunchError, SpecError
 from tri_serve.plan.constraints import Request, check
 from tri_serve.plan.constraints.memory import FITS, is_certainly_too_large
-from tri_serve.plan.constraints.voided import context_voided_by
+from tri_serve.plan.constraints.voided import LONGER, context_voided_by
 from tri_serve.plan.facts import ModelFacts, PlanDevice
 from tri_serve.plan.memory import plan_memory
 from tri_serve.plan.result import Finding, MemoryPlan
@@ -36,7 +36,8 @@ def check_model(spec: Spec, architecture: Architecture, quantization: Quantizati
     if asked is not None and asked > limit and context_voided_by(spec.engine) is None:
         raise SpecError(
             f"model.max_model_len is {asked:,}, and config.json allows {limit:,} positions",
-            hint=f"--set model.max_model_len={limit}, or leave it out: the model's own limit is taken",
+            hint=f"--set model.max_model_len={limit}, or leave it out: the model's own limit is taken; "
+            f"--set engine.env.{LONGER}=1 has the engine go beyond it, where answers are not to be relied on",
         )
 
 

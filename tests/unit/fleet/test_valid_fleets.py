@@ -117,6 +117,7 @@ FITS = [
         if card != "rtx-3060"
     ],
     *[("tri-21b-bf16", (card,), ()) for card in ("a6000", "l40s", "a100-80", "h100", "h200", "b200", "gb10")],
+    *[("tri-21b-bnb4", (card,), ()) for card in ("a10", "l4", "rtx-4090", "a100-40", "h100", "gb10")],
     # Several GPUs for one engine.
     ("tri-21b-awq", ("l4", "l4"), (TWO,)),
     ("tri-21b-bf16", ("rtx-4090",) * 4, (FOUR,)),

@@ -222,6 +222,54 @@ def test_what_a_killed_supervisor_leaves_serves_on_and_is_taken_over(
     assert cluster.user("call") == "hello again"  # the user's own application is left alone
 
 
+def test_an_up_that_fails_to_take_over_leaves_what_serves(fleet: OnCluster) -> None:
+    fleet.release.up()
+    before = fleet.pids()
+    fleet.kill_supervisor()
+    failed = fleet.release.run("up", "--no-ask", "--timeout", "1")
+    assert failed.returncode == 17
+    assert "was not ready within 1 s" in failed.stderr
+    assert "what runs on the cluster goes on without it" in failed.stderr
+    said = fleet.release.run("status").stderr
+    assert f"what it ran on the cluster at {fleet.cluster.address} may still serve" in said
+    fleet.write(fleet={"ray": {"gateway_nodes": [HEAD, "127.0.0.9"]}})
+    refused = fleet.release.run("up", "--no-ask")
+    assert refused.returncode == 2
+    assert "the cluster has no node 127.0.0.9" in refused.stderr
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [200, 200]
+    fleet.write()
+    fleet.release.up()
+    assert fleet.pids() == before
+
+
+def test_what_does_not_end_in_time_is_killed_and_nothing_is_left(fleet: OnCluster) -> None:
+    fleet.release.up()
+    stopped = fleet.release.run("down", "--timeout", "0")
+    assert (stopped.returncode, stopped.stdout) == (0, "tri is stopped\n")
+    assert "killing the rest" in stopped.stderr
+    assert "stopping what runs on the cluster" not in stopped.stderr  # the supervisor had done it
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [0, 0]
+    assert not (fleet.release.root / "cluster.json").exists()
+
+
+def test_what_can_be_stopped_is_not_just_forgotten(fleet: OnCluster) -> None:
+    fleet.release.up()
+    fleet.kill_supervisor()
+    stopped = fleet.release.run("down", "--forget")
+    assert (stopped.returncode, stopped.stdout) == (0, "tri is stopped\n")
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [0, 0]
+
+
+def test_a_scaled_fleet_keeps_the_keys_of_the_last_up(fleet: OnCluster) -> None:
+    fleet.release.up(TRI_SERVE_API_KEYS="one")
+    fleet.release.up(TRI_SERVE_API_KEYS="one,two")
+    scaled = fleet.release.run("scale", "--replicas", "1")
+    assert scaled.returncode == 0, scaled.stderr
+    state = fleet.release.state()
+    assert len(state["replicas"]) == 1
+    assert {gateway["client_keys"] for gateway in state["gateways"]} == {2}
+
+
 def test_everything_that_nodes_lack_is_said_at_once(fleet: OnCluster) -> None:
     fleet.write(
         engine={"command": None, "version": "0.31.0"}, fleet={"replicas": 3}, gateway={"host": "127.0.0.1"}

@@ -313,6 +313,33 @@ def test_a_lost_node_is_said_and_its_engine_comes_back_with_it(
     assert fleet.ask(OTHER) == 200
 
 
+def test_a_dead_raylet_leaves_nothing_of_an_engine_behind(
+    fleet: OnCluster, cluster: Cluster, wait: Wait
+) -> None:
+    # Ray's workers kill their own children when they lose their raylet: the guard must not be among them.
+    seconds = f"{600 + os.getpid() / 1e7:.7f}"
+    fleet.write(engine={"env": {"MOCK_CORE": seconds}})
+    fleet.release.up()
+    assert len(cores := pids_of(f"sleep {seconds}")) == 2
+    node = cluster.nodes.pop(OTHER)
+    (raylet,) = (
+        pid for pid in descendants(node.pid) if command_of(pid).partition(" ")[0].endswith("/raylet")
+    )
+    os.kill(raylet, signal.SIGKILL)
+    node.wait(30)
+    wait(lambda: len(pids_of(f"sleep {seconds}")) == 1, 15)
+    assert set(pids_of(f"sleep {seconds}")) < set(cores)
+    cluster.start(OTHER)
+    wait(lambda: fleet.release.state()["condition"] == "ready", 60)
+    assert fleet.release.run("down").returncode == 0
+    wait(lambda: not pids_of(f"sleep {seconds}"), 10)
+
+
+def pids_of(command: str) -> list[int]:
+    found = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return sorted(pid for pid in found if command_of(pid) == command)
+
+
 def _waiting(state: dict[str, Any]) -> str | None:
     errors = [replica["error"] for replica in state["replicas"] if replica["phase"] == "waiting"]
     return next((error for error in errors if "waits for a place" in error), None)

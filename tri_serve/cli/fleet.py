@@ -182,7 +182,10 @@ def logs(name: str | None, release: str, follow: bool, count: int) -> None:
     if elsewhere and not files:
         return
     if not files:
-        raise FleetError(f"release {release} has no logs yet", hint="tri-serve status shows what runs")
+        raise FleetError(
+            f"release {release} has no logs: nothing of it was started here",
+            hint="tri-serve status shows what runs",
+        )
     width = max(map(len, files))
     colours = {each: _SOURCES[index % len(_SOURCES)] for index, each in enumerate(files)}
 

@@ -25,7 +25,7 @@ from tri_serve.cli.fleet_views import (
 )
 
 if TYPE_CHECKING:
-    from tri_serve.fleet.state import FleetState, GatewayState, RayState, ReplicaState
+    from tri_serve.fleet.state import FleetState, GatewayState, RayState, ReplicaState, WorkerState
 
 _REPLICA_COLUMNS = (
     Column("replica"),
@@ -47,6 +47,8 @@ _GATEWAY_COLUMNS = (
     Column("restarts", number=True),
     Column("since", number=True),
 )
+_SILENT_SECONDS = 5.0
+"""A worker says something every second, unless it is stuck or short of a processor."""
 _STATE = 1
 """Index of the state in both."""
 _HEAD_INDENT = 14
@@ -200,7 +202,7 @@ def _gateway_table(gateways: Sequence[GatewayState], now: float) -> list[str]:
         rows += [
             [
                 f"  worker {number}",
-                "up" if worker.up else "down",
+                _worker_state(worker),
                 _cell(worker.pid),
                 str(worker.connections),
                 str(worker.in_flight),
@@ -210,6 +212,12 @@ def _gateway_table(gateways: Sequence[GatewayState], now: float) -> list[str]:
             for number, worker in enumerate(gateway.workers, 1)
         ]
     return columns(_GATEWAY_COLUMNS, rows, width=80, colour=_STATE)
+
+
+def _worker_state(worker: WorkerState) -> str:
+    if worker.silent_seconds >= _SILENT_SECONDS:
+        return "silent"  # --json says for how long
+    return "up" if worker.up else "down"
 
 
 def _cell(number: int | None) -> str:

@@ -37,10 +37,13 @@ class Changes:
         size = self.replicas is not None or self.autoscaling is not None or self.fixed
         return self.gateway or self.engines or size or self.refused is not None
 
-    def check(self) -> None:
-        """Raises UsageError if a running fleet cannot be changed so."""
+    def check(self, release: str) -> None:
+        """Raises UsageError if a running fleet, ``release``, cannot be changed so."""
         if self.refused is not None:
-            raise UsageError(self.refused, hint="tri-serve down, then tri-serve up")
+            raise UsageError(
+                self.refused,
+                hint=f"to have it so, stop it first: tri-serve down -r {release}, then tri-serve up -r {release}",
+            )
 
     @property
     def actions(self) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ class Convergence:
         async with self._changing:
             self._check_goes_on()
             changes = self.changes_to(desired)
-            changes.check()
+            changes.check(fleet.paths.release)
             if not changes:
                 return changes
             fleet.phase = FleetPhase.CHANGING

@@ -33,6 +33,10 @@ _HANGING_PATIENCE = 5.0
 """Seconds after a TERM until one that did not answer is killed."""
 _CLUSTER_PATIENCE = 45.0
 """Seconds for connecting to a cluster and for leaving it; both take two when it is well."""
+_HURRIED_PATIENCE = 20.0
+"""The same where somebody said how long a stop may take."""
+_SILENT_SECONDS = 8.0
+"""Without a word for so long, say that it is still tried."""
 _SECRETS = frozenset({"TRI_SERVE_API_KEYS", "TRI_SERVE_API_KEY"})
 
 
@@ -298,7 +302,9 @@ def clear_cluster(paths: ReleasePaths, timeout: float | None, progress: Progress
     if record is None:
         return
     progress(f"stopping what runs on the cluster at {record.address}")
-    patience = record.patience if timeout is None else min(timeout, record.patience)
+    # Gateways stop first, then engines.
+    patience = record.patience if timeout is None else min(timeout / 2, record.patience)
+    limit = 2 * patience + (_CLUSTER_PATIENCE if timeout is None else _HURRIED_PATIENCE)
     command = [
         *(sys.executable, "-P", "-m", "tri_serve.fleet.ray.removal"),
         f"--address={record.address}",
@@ -309,16 +315,24 @@ def clear_cluster(paths: ReleasePaths, timeout: float | None, progress: Progress
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", env=environ
     ) as removal:
-        # Two groups of parts, and some time to connect; a Ray that hangs must not hang this.
-        alarm = threading.Timer(2 * patience + _CLUSTER_PATIENCE, removal.kill)
-        alarm.start()
+
+        def still_there() -> None:
+            progress(f"no word from the cluster yet; waiting up to {limit:.0f} s in all")
+
+        # A Ray that hangs must not hang this.
+        alarms = [threading.Timer(limit, removal.kill), threading.Timer(_SILENT_SECONDS, still_there)]
+        for alarm in alarms:
+            alarm.daemon = True
+            alarm.start()
         try:
             assert removal.stdout is not None, "piped"
             for line in removal.stdout:
+                alarms[1].cancel()
                 progress(line.rstrip("\n"))
             words = (removal.stderr.read() if removal.stderr else "").strip().splitlines()
         finally:
-            alarm.cancel()
+            for alarm in alarms:
+                alarm.cancel()
     if removal.returncode != 0:
         reason = words[-1] if words and removal.returncode > 0 else "Ray there does not answer"
         reason = refused(words) or reason

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -108,6 +107,7 @@ class Fleet:
         self._changed = asyncio.Event()
         self._convergence = Convergence(self)
         self._stopped: asyncio.Task[None] | None = None
+        self._killing: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- starting ---------------------------------------------------------------------------------------
@@ -275,13 +275,21 @@ class Fleet:
         done, _ = await asyncio.wait([self._stopped], timeout=limit)
         if not done:
             progress(f"not all had ended after {limit:g} s: killing the rest")
-            with contextlib.suppress(FleetError):  # it has ended meanwhile, or is out of reach
-                await self._runtime.kill()
-                if self.spec.fleet.target == "ray":
-                    # Those parts end by themselves now; the bridge, which the sweep would find, sees to it.
-                    await asyncio.wait([self._stopped], timeout=_KILLED_SECONDS)
-            await sweep(self._supervisor.token, grace=0.0)
+            if self._killing is None:  # a command and the supervisor itself may both be here
+                self._killing = asyncio.create_task(self._kill(self._stopped), name="kill")
+            await asyncio.wait([self._killing])
+            self._killing.result()
         await self._stopped
+
+    async def _kill(self, stopping: asyncio.Task[None]) -> None:
+        try:
+            await self._runtime.kill()
+            if self.spec.fleet.target == "ray":
+                # Those parts end by themselves now; the bridge, which the sweep would find, sees to it.
+                await asyncio.wait([stopping], timeout=_KILLED_SECONDS)
+        except FleetError as error:
+            log.warning("not all could be killed: %s", error)
+        await sweep(self._supervisor.token, grace=0.0)
 
     async def _stop_in_order(self, progress: Progress) -> None:
         for task in self._tasks:

@@ -141,6 +141,8 @@ class WorkerState(StateModel):
 
     pid: int | None = None
     up: bool = False
+    silent_seconds: float = 0.0
+    """How old its figures are; a sound worker says something every second."""
     connections: int = 0
     in_flight: int = 0
 

@@ -113,6 +113,7 @@ class Supervisor:
         desired = Desired.model_validate_json(request["desired"])
         if request.get("preview"):
             changes: Changes = self.fleet.changes_to(desired)
+            changes.check(self._paths.release)
         else:
             changes = await self.fleet.apply(desired, progress)
         return {

@@ -42,6 +42,9 @@ class GatewayConfig(SpecModel):
     gateways: Annotated[int, Field(ge=1, le=10_000)] = 1
     """How many gateways with as many workers share these replicas: how far engines' reports of their load are
     taken for what other workers do."""
+    worker_silence: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds without a report after which a worker is taken for stuck, ended and replaced. A sound one reports
+    every second; one that is short of a processor may take some."""
     timeouts: GatewayTimeouts = GatewayTimeouts()
     limits: GatewayLimits = GatewayLimits()
     admin_socket: Path

@@ -118,6 +118,7 @@ class Gateway:
                 {
                     "pid": process.pid,
                     "up": process.up,
+                    "silent_seconds": round(process.silent_seconds(now), 1),
                     "connections": process.last_report.get("connections", 0),
                     "in_flight": process.last_report.get("requests_in_flight", 0),
                 }

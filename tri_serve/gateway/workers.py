@@ -37,6 +37,9 @@ class WorkerProcess:
         self.pid: int | None = None
         self.up = False
         self.last_report: dict[str, Any] = {}
+        self.heard_at = 0.0
+        """When it last said anything, or was started; loop time."""
+        self.child: asyncio.subprocess.Process | None = None
         self.writer: asyncio.StreamWriter | None = None
         self.behind = False
         """There is news of the roster that it was not told."""
@@ -78,8 +81,13 @@ class WorkerProcess:
         finally:
             self._answers.pop(number, None)
 
+    def silent_seconds(self, now: float) -> float:
+        """How long nothing was heard of it; 0 for one that is not there, or still starts."""
+        return max(0.0, now - self.heard_at) if self.up else 0.0
+
     def received(self, message: dict[str, Any]) -> None:
         """A report, another answer, or news."""
+        self.heard_at = asyncio.get_running_loop().time()
         if "metrics" in message:
             self.last_report = message
         answer = self._answers.get(message.get("answer", 0))
@@ -96,6 +104,7 @@ class WorkerProcess:
         self.up = False
         self.behind = False
         self.pid = None
+        self.child = None
         self.writer = None
         self.last_report = {}
 
@@ -148,12 +157,26 @@ class Workers:
         await asyncio.gather(self._reporter, return_exceptions=True)
 
     async def _collect(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            before = loop.time()
             await asyncio.sleep(REPORT_SECONDS)
+            if loop.time() - before > 2 * REPORT_SECONDS:
+                # This process was held up itself: what the workers said meanwhile is still to be read.
+                for process in self.processes:
+                    process.heard_at = loop.time()
             await self.fresh_reports()
             for process in self.processes:
                 if process.behind:
                     process.tell_roster(self._roster.as_json())
+                self._end_if_stuck(process)
+
+    def _end_if_stuck(self, process: WorkerProcess) -> None:
+        """A worker that says nothing serves nobody, but holds its connections: its clients are better told."""
+        silent = process.silent_seconds(asyncio.get_running_loop().time())
+        if silent > self._config.worker_silence and process.child is not None:
+            log.error("worker %d has said nothing for %.0f s: ending it", process.index, silent)
+            process.child.kill()
 
     async def _keep(self, process: WorkerProcess) -> None:
         loop = asyncio.get_running_loop()
@@ -191,7 +214,8 @@ class Workers:
                 pass_fds=(self._listen_fd, theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
             )
-        process.pid = child.pid
+        process.pid, process.child = child.pid, child
+        process.heard_at = asyncio.get_running_loop().time()
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=CONTROL_LINE_LIMIT)
         process.writer = writer
         writer.write(self._config.model_dump_json().encode() + b"\n")

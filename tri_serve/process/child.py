@@ -45,6 +45,7 @@ class Child:
         self.pid = 0
         self.returncode: int | None = None
         self._guard = guard
+        self._guard_pid = 0
         self._control = control
         self._since = since
         self._clean = False
@@ -127,7 +128,7 @@ class Child:
             transport.close()
             raise
         if word == "pid":
-            self.pid = int(value)
+            self.pid, self._guard_pid = map(int, value.split())
             self._ended = asyncio.create_task(self._watch(lines, transport), name=f"watch {self.name}")
             return
         transport.close()
@@ -192,8 +193,10 @@ class Child:
         try:
             return await asyncio.wait_for(asyncio.shield(self._watching()), grace + _GUARD_PATIENCE)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._guard.kill()
+            with contextlib.suppress(
+                ProcessLookupError
+            ):  # it stays ours until the one that waits for it has ended
+                os.kill(self._guard_pid, signal.SIGKILL)
             return await self.wait()
 
     def tail(self, lines: int) -> tuple[str, ...]:

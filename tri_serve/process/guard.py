@@ -10,10 +10,12 @@ ORPHANS those that everything has when the parent is gone.
   short grace, then KILL. A parent-death signal alone would not do: it belongs to the parent's *thread*, and
   reaches neither grandchildren nor programs that clear it.
 - The program gets SIGKILL as its parent-death signal, against the guard's own SIGKILL.
+- It is not the parent's own child: between them stands a process that does nothing but wait. Some parents kill
+  their children as they die (Ray's workers do, with SIGKILL), and a guard that dies with its parent guards nothing.
 - It ends only when no descendant is left, and then as the program ended: same exit code, or same signal.
 
 Lines read from CONTROL: ``stop SECONDS`` (TERM to the program, then KILL to everything after SECONDS; the
-earliest deadline counts) and ``signal NUMBER``. Lines written to REPORT: ``pid N`` or ``error ERRNO``, then
+earliest deadline counts) and ``signal NUMBER``. Lines written to REPORT: ``pid N GUARD`` or ``error ERRNO``, then
 ``exit STATUS`` (negative for a signal) when the program ends, then ``left PID...`` for what could not be
 killed, then ``done``.
 """
@@ -107,6 +109,21 @@ def signal_exactly(pid: int, ticks: int, number: int) -> bool:
         if handle >= 0:
             os.close(handle)
     return True
+
+
+def _step_aside() -> None:
+    """Go on as a child of the process that was started, which waits, and ends as this one ends."""
+    pid = os.fork()
+    if pid == 0:
+        return
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.chdir("/")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(
+            number, lambda number, _frame: os.kill(pid, number)
+        )  # not reaped before the wait is over
+    _, status = os.waitpid(pid, 0)
+    _end_as(os.waitstatus_to_exitcode(status))
 
 
 def _start_program(argv: Sequence[str]) -> tuple[int, int]:
@@ -268,6 +285,7 @@ def main(arguments: Sequence[str]) -> None:
     leftovers, orphans = float(arguments[2]), float(arguments[3])
     os.set_inheritable(control, False)
     os.set_inheritable(report, False)
+    _step_aside()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wakeup, wakeup_writer = os.pipe()
     os.set_blocking(wakeup_writer, False)
@@ -285,7 +303,7 @@ def main(arguments: Sequence[str]) -> None:
         os.closerange(low + 1, high)
     os.chdir("/")
     guard = Guard(control, report, leftovers, orphans, program)
-    guard.report(f"pid {program}")
+    guard.report(f"pid {program} {os.getpid()}")
     _end_as(guard.run(wakeup))
 
 

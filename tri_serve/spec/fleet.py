@@ -116,7 +116,7 @@ class FleetSpec(SpecModel):
             if self.ray.address is None:
                 raise about_key(
                     "ray.address",
-                    "the target ray needs the cluster's address: HOST:PORT of its head node, or auto",
+                    "the target ray needs the cluster's address: HOST:PORT of its head node, or auto (--address)",
                 )
             return self
         for name in ("address", "gateway_nodes"):

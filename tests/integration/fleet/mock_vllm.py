@@ -2,11 +2,13 @@
 
 Variables (``engine.env``) make it misbehave: MOCK_EXIT ends it at once with that code, MOCK_START_SECONDS makes
 it slow to start, MOCK_POISON names a file that ends it while that exists, MOCK_FLAGS are further
-flags of the mock engine.
+flags of the mock engine, MOCK_CORE the seconds for which a process of its own session sleeps beside the server, as
+vLLM's core runs.
 """
 
 import os
 import shlex
+import subprocess
 import sys
 import time
 
@@ -18,6 +20,8 @@ time.sleep(float(os.environ.get("MOCK_START_SECONDS", "0")))
 if "MOCK_EXIT" in os.environ or os.path.exists(os.environ.get("MOCK_POISON", "")):  # noqa: PTH110
     print("RuntimeError: no kernel for this checkpoint", file=sys.stderr, flush=True)
     sys.exit(int(os.environ.get("MOCK_EXIT", "1")))
+if "MOCK_CORE" in os.environ:
+    subprocess.Popen(["sleep", os.environ["MOCK_CORE"]], start_new_session=True)
 os.execv(
     sys.executable,
     [

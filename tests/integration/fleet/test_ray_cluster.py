@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import requests
 
-from tri_serve.process.guard import descendants
+from tri_serve.process.guard import descendants, stat_fields
 from tri_serve.process.ports import free_port
+from tri_serve.process.strays import command_of
 
 pytestmark = pytest.mark.timeout(300)  # seconds each when calm; a busy machine starts Python slowly
 Wait = Callable[..., Any]
@@ -221,6 +222,54 @@ def test_what_a_killed_supervisor_leaves_serves_on_and_is_taken_over(
     assert cluster.user("call") == "hello again"  # the user's own application is left alone
 
 
+def test_an_up_that_fails_to_take_over_leaves_what_serves(fleet: OnCluster) -> None:
+    fleet.release.up()
+    before = fleet.pids()
+    fleet.kill_supervisor()
+    failed = fleet.release.run("up", "--no-ask", "--timeout", "1")
+    assert failed.returncode == 17
+    assert "was not ready within 1 s" in failed.stderr
+    assert "what runs on the cluster goes on without it" in failed.stderr
+    said = fleet.release.run("status").stderr
+    assert f"what it ran on the cluster at {fleet.cluster.address} may still serve" in said
+    fleet.write(fleet={"ray": {"gateway_nodes": [HEAD, "127.0.0.9"]}})
+    refused = fleet.release.run("up", "--no-ask")
+    assert refused.returncode == 2
+    assert "the cluster has no node 127.0.0.9" in refused.stderr
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [200, 200]
+    fleet.write()
+    fleet.release.up()
+    assert fleet.pids() == before
+
+
+def test_what_does_not_end_in_time_is_killed_and_nothing_is_left(fleet: OnCluster) -> None:
+    fleet.release.up()
+    stopped = fleet.release.run("down", "--timeout", "0")
+    assert (stopped.returncode, stopped.stdout) == (0, "tri is stopped\n")
+    assert "killing the rest" in stopped.stderr
+    assert "stopping what runs on the cluster" not in stopped.stderr  # the supervisor had done it
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [0, 0]
+    assert not (fleet.release.root / "cluster.json").exists()
+
+
+def test_what_can_be_stopped_is_not_just_forgotten(fleet: OnCluster) -> None:
+    fleet.release.up()
+    fleet.kill_supervisor()
+    stopped = fleet.release.run("down", "--forget")
+    assert (stopped.returncode, stopped.stdout) == (0, "tri is stopped\n")
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [0, 0]
+
+
+def test_a_scaled_fleet_keeps_the_keys_of_the_last_up(fleet: OnCluster) -> None:
+    fleet.release.up(TRI_SERVE_API_KEYS="one")
+    fleet.release.up(TRI_SERVE_API_KEYS="one,two")
+    scaled = fleet.release.run("scale", "--replicas", "1")
+    assert scaled.returncode == 0, scaled.stderr
+    state = fleet.release.state()
+    assert len(state["replicas"]) == 1
+    assert {gateway["client_keys"] for gateway in state["gateways"]} == {2}
+
+
 def test_everything_that_nodes_lack_is_said_at_once(fleet: OnCluster) -> None:
     fleet.write(
         engine={"command": None, "version": "0.31.0"}, fleet={"replicas": 3}, gateway={"host": "127.0.0.1"}
@@ -264,6 +313,130 @@ def test_a_lost_node_is_said_and_its_engine_comes_back_with_it(
     assert fleet.ask(OTHER) == 200
 
 
+def test_a_dead_raylet_leaves_nothing_of_an_engine_behind(
+    fleet: OnCluster, cluster: Cluster, wait: Wait
+) -> None:
+    # Ray's workers kill their own children when they lose their raylet: the guard must not be among them.
+    seconds = f"{600 + os.getpid() / 1e7:.7f}"
+    fleet.write(engine={"env": {"MOCK_CORE": seconds}})
+    fleet.release.up()
+    assert len(cores := pids_of(f"sleep {seconds}")) == 2
+    node = cluster.nodes.pop(OTHER)
+    (raylet,) = (
+        pid for pid in descendants(node.pid) if command_of(pid).partition(" ")[0].endswith("/raylet")
+    )
+    os.kill(raylet, signal.SIGKILL)
+    node.wait(30)
+    wait(lambda: len(pids_of(f"sleep {seconds}")) == 1, 15)
+    assert set(pids_of(f"sleep {seconds}")) < set(cores)
+    cluster.start(OTHER)
+    wait(lambda: fleet.release.state()["condition"] == "ready", 60)
+    assert fleet.release.run("down").returncode == 0
+    wait(lambda: not pids_of(f"sleep {seconds}"), 10)
+
+
+def pids_of(command: str) -> list[int]:
+    found = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return sorted(pid for pid in found if command_of(pid) == command)
+
+
 def _waiting(state: dict[str, Any]) -> str | None:
     errors = [replica["error"] for replica in state["replicas"] if replica["phase"] == "waiting"]
     return next((error for error in errors if "waits for a place" in error), None)
+
+
+def test_gateways_move_to_another_port_and_stay_there_whoever_dies(
+    fleet: OnCluster, cluster: Cluster, wait: Wait
+) -> None:
+    def move() -> str:
+        fleet.release.port = free_port(HEAD)
+        fleet.write()
+        said: str = fleet.release.up().stdout
+        return said
+
+    fleet.release.up()
+    before = fleet.release.state()
+    first = fleet.release.port
+    assert "move the gateway to the new address" in move()
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [200, 200]
+    state = fleet.release.state()
+    assert {gateway["url"] for gateway in state["gateways"]} == {
+        f"http://{node}:{fleet.release.port}" for node in (HEAD, OTHER)
+    }
+    assert [r["pid"] for r in state["replicas"]] == [r["pid"] for r in before["replicas"]]
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://{OTHER}:{first}/health", timeout=5)
+
+    fleet.kill_supervisor()
+    gateway = next(gateway["pid"] for gateway in state["gateways"] if gateway["node"] == OTHER)
+    os.kill(agent_of(gateway), signal.SIGKILL)
+    wait(lambda: not Path(f"/proc/{gateway}").exists(), 30)
+    # Serve makes it with its first order. Who is in the fleet the next supervisor will say.
+    wait(lambda: fleet.ask(OTHER) == 503, 60)
+
+    move()  # of gateways that are taken over
+    wait(lambda: [fleet.ask(node) for node in (HEAD, OTHER)] == [200, 200], 30)
+    urls = {gateway["url"] for gateway in fleet.release.state()["gateways"]}
+    assert urls == {f"http://{node}:{fleet.release.port}" for node in (HEAD, OTHER)}
+
+
+def test_a_move_that_one_node_refuses_is_taken_back_on_the_other(fleet: OnCluster, wait: Wait) -> None:
+    fleet.release.up()
+    old = fleet.release.port
+    fleet.release.port = free_port(HEAD)
+    fleet.write(
+        gateway={"admin_port": free_port("127.0.0.1")}
+    )  # which two gateways of one machine cannot share
+    refused = fleet.release.run("up", "--no-ask")
+    assert refused.returncode == 16
+    assert "going back to its earlier setting" in refused.stderr
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [0, 0]
+    fleet.release.port = old
+    assert [fleet.ask(node) for node in (HEAD, OTHER)] == [200, 200]
+    fleet.write()
+    assert "runs this spec already" in fleet.release.up().stdout
+
+
+def test_a_key_that_is_disabled_while_a_node_is_away_opens_nothing_there(
+    fleet: OnCluster, cluster: Cluster, wait: Wait
+) -> None:
+    keys = {}
+    for name in ("alice", "bob"):
+        keys[name] = fleet.release.popen("keys", "create", name).communicate()[0].strip()
+
+    def ask(name: str, node: str) -> int:
+        url = f"http://{node}:{fleet.release.port}/v1/models"
+        try:
+            headers = {"authorization": f"Bearer {keys[name]}"}
+            return int(requests.get(url, headers=headers, timeout=10).status_code)
+        except requests.ConnectionError:
+            return 0
+
+    fleet.write(gateway={"allow_unauthenticated": False})
+    fleet.release.up()
+    assert [ask(name, node) for name in keys for node in (HEAD, OTHER)] == [200] * 4
+    cluster.kill(OTHER)
+    assert "alice is disabled" in fleet.release.popen("keys", "disable", "alice").communicate()[0]
+    begun = time.monotonic()
+    fleet.release.run("restart", "gateway")  # which may not know yet that the node is away
+    assert [ask(name, HEAD) for name in keys] == [401, 200]
+    assert time.monotonic() - begun < 30
+    cluster.start(OTHER)
+    seen = set()
+
+    def again() -> bool:
+        seen.add(ask("alice", OTHER))
+        return ask("bob", OTHER) == 200
+
+    wait(again, 90)
+    assert 200 not in seen | {ask("alice", OTHER)}
+
+
+def agent_of(gateway: int) -> int:
+    """The agent above a gateway process."""
+    pid = gateway
+    while not command_of(pid).startswith("ray::ServeReplica:"):
+        fields = stat_fields(pid)
+        assert fields is not None
+        pid = int(fields[1])
+    return pid

@@ -275,6 +275,7 @@ def test_an_engine_setting_that_does_not_work_is_taken_back(fleet: Any, wait: Wa
 
 def test_a_gateway_moves_though_the_connection_to_ray_is_lost_meanwhile(fleet: Any, wait: Wait) -> None:
     same = ("--set", "engine.max_num_seqs=7", "--set", "gateway.limits.body_bytes=2048")
+    fleet.up(*same, TRI_SERVE_API_KEYS=CLIENT_KEY)
     before = whole(fleet, wait)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(ask, fleet, body={"stream": True, "max_tokens": 300})

@@ -41,6 +41,43 @@ def test_a_killed_worker_is_replaced_and_new_connections_wait_for_it(
     assert gateway.metric("tri_gateway_requests_total", status="200") >= 1
 
 
+def test_a_stuck_worker_is_told_ended_and_replaced(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock(), worker_silence=2.5)
+    (worker,) = gateway.workers()
+    os.kill(worker, signal.SIGSTOP)
+    wait_until(lambda: gateway.status["workers"][0]["silent_seconds"] >= 1.0)
+    assert chat(gateway).status_code == 200  # it waited for the successor
+    assert gateway.workers() != [worker]
+    assert not alive(worker)
+    assert gateway.status["workers"][0]["silent_seconds"] < 1.5
+
+
+def test_a_worker_that_is_held_up_for_a_moment_is_kept(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock(), worker_silence=8.0)
+    workers = gateway.workers()
+    os.kill(workers[0], signal.SIGSTOP)
+    time.sleep(2.0)
+    os.kill(workers[0], signal.SIGCONT)
+    assert chat(gateway).status_code == 200
+    assert gateway.workers() == workers
+
+
+def test_workers_are_not_blamed_for_a_first_process_that_was_stopped(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = make_gateway(make_mock(), worker_silence=2.5)
+    workers = gateway.workers()
+    os.kill(gateway.process.pid, signal.SIGSTOP)
+    time.sleep(5.0)
+    os.kill(gateway.process.pid, signal.SIGCONT)
+    time.sleep(2.5)
+    assert gateway.workers() == workers
+
+
 def test_a_killed_workers_neighbour_keeps_its_streams(
     make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
 ) -> None:

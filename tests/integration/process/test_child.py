@@ -261,6 +261,20 @@ def test_a_killed_parent_leaves_nothing(
         assert eventually(lambda: find_strays(token) == (), 6)
 
 
+def test_a_parent_that_kills_its_children_as_it_dies_leaves_nothing(
+    tmp_path: Path, token: str, family: Path, eventually: Eventually
+) -> None:
+    log = tmp_path / "log"
+    with start_parent(family, log, token) as parent:
+        assert eventually(lambda: log.exists() and log.read_text().count("\n") == 2)
+        own = [stray.pid for stray in find_strays(token) if parent_of(stray.pid) == parent.pid]
+        assert len(own) == 1
+        parent.kill()
+        os.kill(own[0], signal.SIGKILL)
+        parent.wait()
+        assert eventually(lambda: find_strays(token) == (), 6)
+
+
 def test_a_killed_guard_takes_the_program_along_and_a_sweep_finds_the_rest(
     tmp_path: Path, token: str, family: Path, eventually: Eventually
 ) -> None:

@@ -254,6 +254,7 @@ def test_programs_get_everything_and_nothing_that_is_no_more(fleet: Make) -> Non
     assert data["gateways"][0]["workers"][1] == {
         "pid": 41_102,
         "up": True,
+        "silent_seconds": 0.0,
         "connections": 35,
         "in_flight": 11,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,12 @@ class PretendCluster(ClusterRuntime):
         """A bridge that answers."""
 
         def noted(name: str) -> Any:
-            async def answer(request: Mapping[str, Any], _progress: Progress) -> Any:
+            async def command(request: Mapping[str, Any], _progress: Progress) -> Any:
                 self.asked.append((name, request))
-                return self.commands[name](request)
+                answer = self.commands[name](request)
+                return await answer if inspect.isawaitable(answer) else answer
 
-            return answer
+            return command
 
         self.bridge = ControlServer(self._socket, {name: noted(name) for name in self.commands})
         await self.bridge.start()
@@ -283,5 +285,28 @@ def test_whether_a_port_has_to_be_free_is_seen_from_where_gateways_listen_now(pa
         assert await occupied(moved) == ["10.0.0.1"]
         assert await occupied(cluster.spec) == []
         await cluster.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_cluster_is_not_left_before_all_that_asks_there_has_its_answer(paths: ReleasePaths) -> None:
+    async def scenario() -> None:
+        cluster = PretendCluster(paths)
+        answered = asyncio.Event()
+
+        async def slow(_request: Mapping[str, Any]) -> None:
+            if cluster.names().count("clear") == 1:
+                await answered.wait()
+
+        cluster.commands["clear"] = slow
+        await cluster.start()
+        killing = asyncio.create_task(cluster.kill())
+        await asyncio.sleep(0.05)
+        stopping = asyncio.create_task(cluster.stop())
+        await asyncio.sleep(0.2)
+        assert cluster.names()[-2:] == ["clear", "clear"]
+        answered.set()
+        await asyncio.gather(killing, stopping)
+        assert cluster.names()[-1] == "leave"
 
     asyncio.run(scenario())

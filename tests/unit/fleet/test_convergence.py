@@ -352,7 +352,8 @@ def test_what_runs_elsewhere_is_killed_while_there_is_still_somebody_to_say_it_t
 
         monkeypatch.setattr(runtime, "kill", kill)
         monkeypatch.setattr("tri_serve.fleet.fleet.sweep", sweep)
-        await fleet.stop(0.05, lambda _: None)
+        # A command and the supervisor itself.
+        await asyncio.gather(*(fleet.stop(0.05, lambda _: None) for _ in range(2)))
         assert done == ["kill", "sweep, left: True"]
 
     play(tmp_path, 2, scenario, target="ray")

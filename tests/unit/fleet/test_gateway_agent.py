@@ -184,6 +184,21 @@ def test_one_that_is_made_again_lets_nobody_in_by_an_order_from_before(
     play(scenario)
 
 
+def test_one_whose_order_was_the_present_one_all_along_begins(agents: Any, started: list[Any]) -> None:
+    """Also when the supervisor, of another version, knows it by another digest."""
+
+    async def scenario() -> None:
+        wanted = order(free_port("127.0.0.1"))
+        async with an_agent(agents, wanted) as agent:
+            await agent.set_roster([], 0.01, "another digest")
+            assert await agent.follow(wanted.model_dump_json()) is None
+            await agent._beginning
+            while not started:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    play(scenario)
+
+
 def test_one_that_is_made_again_follows_what_the_one_before_it_did(agents: Any, started: list[Any]) -> None:
     """Also with nobody there to tell it."""
 

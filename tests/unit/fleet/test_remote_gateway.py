@@ -159,6 +159,19 @@ def test_what_is_wanted_of_a_gateway_whose_agent_is_away_it_is_told_when_it_is_b
     asyncio.run(scenario())
 
 
+def test_a_lost_agents_gateway_waits_since_it_was_lost(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with a_gateway(tmp_path) as (gateway, _agent):
+            running_since = gateway.state(None).since
+            await asyncio.sleep(0.05)
+            gateway._lost(FleetError("its node is away"))
+            lost_since = gateway.state(None).since
+            gateway._lost(FleetError("its node is still away"))
+            assert running_since < lost_since == gateway.state(None).since
+
+    asyncio.run(scenario())
+
+
 def test_an_agent_that_is_lost_while_it_is_told_keeps_nobody_waiting(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with a_gateway(tmp_path) as (gateway, agent):

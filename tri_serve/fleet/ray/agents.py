@@ -294,17 +294,16 @@ class GatewayAgent(Agent):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._heard.wait(), _ROSTER_SECONDS)
         async with self._following:
-            if digest(wanted) == self._followed:
-                return None
-            try:
-                await self._change_to(wanted)
-            except TriServeError as error:
-                return ErrorState.of(error).model_dump()
-            self._order = wanted
-            self._keep()
+            if digest(wanted) != self._followed:
+                try:
+                    await self._change_to(wanted)
+                except TriServeError as error:
+                    return ErrorState.of(error).model_dump()
+                self._order = wanted
+                self._keep()
+                self.changed()
         if self._heard.is_set():
             self._told.set()
-        self.changed()
         return None
 
     async def _change_to(self, wanted: GatewayOrder) -> None:

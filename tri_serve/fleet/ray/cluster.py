@@ -55,6 +55,7 @@ class ClusterRuntime(RayRuntime):
         self._doing: str | None = None
         self._clearing: asyncio.Task[None] | None = None
         self._killed = False
+        self._killing: asyncio.Task[None] | None = None
         self._left: set[str] = set()
         """Parts that could not be ended, since the cluster was lost."""
 
@@ -225,7 +226,8 @@ class ClusterRuntime(RayRuntime):
         """End all parts on the cluster at once; their own stops end with that."""
         if self._task is not None:
             self._killed = True
-            await self._clear_all()
+            self._killing = asyncio.create_task(self._clear_all(), name="kill")
+            await self._killing
 
     async def stop(self) -> None:
         """Leave the cluster without anything of ours; the record stays if that cannot be done now."""
@@ -235,6 +237,10 @@ class ClusterRuntime(RayRuntime):
         if self._task is not None:  # before, nothing is made there
             try:
                 await self._clear_all()
+                if (
+                    self._killing is not None
+                ):  # it asks Serve, too, which may be no more when the cluster is left
+                    await asyncio.wait([self._killing])
                 await self.ask("leave")
                 forget_record(self.paths)
             except FleetError as error:

@@ -273,7 +273,10 @@ class RemoteGateway(RemotePart):
         log.warning("%s", self.error)
         self._gone.set()
         self._tell.set()  # the next agent waits for it before it begins
-        self._state = self._state.model_copy(update={"phase": "waiting", "pid": None, "error": str(error)})
+        since = self._state.since if self._state.phase == "waiting" else time.time()
+        self._state = self._state.model_copy(
+            update={"phase": "waiting", "since": since, "pid": None, "error": str(error)}
+        )
         self._on_change()
 
     async def _take(self, news: GatewayNews) -> None:

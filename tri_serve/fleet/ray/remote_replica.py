@@ -157,7 +157,12 @@ class RemoteReplica(RemotePart):
         self.error = EngineStartError(f"{self.name}: {error}", hint=error.hint)
         log.warning("%s", self.error)
         self._state = self._state.model_copy(
-            update={"pid": None, "core_pids": (), "host": None, "port": None, "error": str(error)}
+            update={
+                **dict.fromkeys(("pid", "host", "port", "kv_cache_tokens", "linear_kernel")),
+                **dict.fromkeys(("in_flight", "running", "waiting", "tokens_per_second")),
+                "core_pids": (),
+                "error": str(error),
+            }
         )
         self._enter(ReplicaPhase.WAITING)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Set
@@ -20,6 +21,7 @@ from ray.serve.exceptions import RayServeException
 
 from tri_serve.errors import FleetError
 from tri_serve.fleet.ray.connection import connect, in_one_line
+from tri_serve.process.guard import PR_SET_PDEATHSIG, prctl
 
 _POLL = 0.2
 _ANSWER_SECONDS = 5.0
@@ -125,6 +127,7 @@ def main() -> None:
     parser.add_argument("--prefix", required=True, help="of the names of the applications")
     parser.add_argument("--patience", type=float, required=True, help="seconds for a part to stop")
     arguments = parser.parse_args()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # whoever started it waits for it; else nobody does
     try:
         connect(arguments.address, _ANSWER_SECONDS)
         clear_applications(arguments.prefix, arguments.patience, lambda line: print(line, flush=True))

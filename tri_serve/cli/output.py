@@ -16,6 +16,7 @@ import click
 
 _GAP = 2
 _NARROWEST_LAST_COLUMN = 20
+_NARROWEST = 40
 
 
 def print_data(data: object, output: str) -> None:
@@ -31,6 +32,11 @@ def yaml_text(data: object) -> str:
     import yaml
 
     return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10_000))
+
+
+def terminal_width() -> int:
+    """Columns to write prose into; never fewer than a word or two needs."""
+    return max(shutil.get_terminal_size().columns, _NARROWEST)
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -82,6 +88,6 @@ def pad(text: str, width: int) -> str:
 
 def print_notes(notes: Iterable[str]) -> None:
     """Write notes to stderr, wrapped to the terminal."""
-    width = min(shutil.get_terminal_size().columns, 100)
+    width = min(terminal_width(), 100)
     for note in notes:
         click.echo(textwrap.fill(f"note: {note}", width, subsequent_indent="      "), err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,7 +119,7 @@ def show(
     The exit code is 12 for what cannot work.
     """
     from tri_serve.cli.notices import print_notices
-    from tri_serve.cli.output import print_data, print_notes
+    from tri_serve.cli.output import print_data, print_notes, terminal_width
     from tri_serve.cli.plan_answer import REFUSED, Answer, answer
     from tri_serve.cli.plan_explain import explanation
     from tri_serve.cli.plan_screen import screen
@@ -136,7 +135,7 @@ def show(
     if output != "table":
         print_data(found.plan.model_dump(mode="json"), output)
     else:
-        width = shutil.get_terminal_size().columns
+        width = terminal_width()
         for line in screen(found.plan, width=width, unicode=takes_unicode(), start=found.start):
             click.echo(line)
         for line in explanation(found.plan, width=width) if explain else ():
@@ -240,6 +239,8 @@ def calibrate(
 
 def takes_unicode() -> bool:
     """Whether what is written to stdout may hold block characters."""
+    if sys.stdout is None:  # closed: nothing is written
+        return False
     try:
         "█▓▒▚░·".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:

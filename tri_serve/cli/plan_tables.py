@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ import click
 from tri_serve.cli.columns import Column, columns
 from tri_serve.cli.notices import print_notices
 from tri_serve.cli.options import SpecSelection
-from tri_serve.cli.output import print_notes
+from tri_serve.cli.output import print_notes, terminal_width
 from tri_serve.cli.plan_answer import Answer, Asked, answer
 from tri_serve.errors import UsageError
 from tri_serve.plan.catalogue import CPU, load_catalogue
@@ -156,7 +155,7 @@ def _load_cells(demand: DemandPlan) -> list[str]:
 
 def _print(heads: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     filled = [[*row, *["-"] * (len(heads) - len(row))] for row in rows]
-    for line in columns(heads, filled, width=shutil.get_terminal_size().columns):
+    for line in columns(heads, filled, width=terminal_width()):
         click.echo(line)
 
 
@@ -167,7 +166,7 @@ def _print_refusals(plans: Sequence[tuple[str, Plan]]) -> None:
             more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
             text = f"{name}: {refusals[0].message}{more}"
             click.echo()
-            click.echo(click.wrap_text(text, shutil.get_terminal_size().columns, subsequent_indent="  "))
+            click.echo(click.wrap_text(text, terminal_width(), subsequent_indent="  "))
 
 
 def _print_evidence(answers: Sequence[Answer]) -> None:
@@ -175,7 +174,7 @@ def _print_evidence(answers: Sequence[Answer]) -> None:
     if said:
         text = f"tokens/s: a prediction from {'; or '.join(said)}"
         click.echo()
-        click.echo(click.wrap_text(text, shutil.get_terminal_size().columns))
+        click.echo(click.wrap_text(text, terminal_width()))
 
 
 def _print_notes(answers: Sequence[Answer]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 from tri_serve.launch.device import Device
@@ -10,6 +11,16 @@ from tri_serve.launch.options import Option
 from tri_serve.launch.vllm_flags import has_flag
 from tri_serve.spec.engine import EngineSpec
 from tri_serve.spec.models import Spec
+
+_NAMES_FORMAT_SINCE = (0, 24)
+"""From this version read on, ``--quantization awq`` and ``gptq`` name the checkpoint's format. In 0.18 they name
+slow kernels that take float16 alone (model_executor/layers/quantization/awq_marlin.py); without the flag config.json
+decides, as it does in every version."""
+
+
+def _names_format(version: str) -> bool:
+    major, minor = re.findall(r"\d+", version)[:2]
+    return (int(major), int(minor)) >= _NAMES_FORMAT_SINCE
 
 
 def vllm_options(spec: Spec, device: Device) -> Iterator[Option]:
@@ -19,7 +30,7 @@ def vllm_options(spec: Spec, device: Device) -> Iterator[Option]:
     yield Option("--dtype", engine.dtype, "engine.dtype")
     if model.max_model_len is not None:
         yield Option("--max-model-len", str(model.max_model_len), "model.max_model_len")
-    if model.quantization not in {"auto", "none"}:
+    if model.quantization not in {"auto", "none"} and _names_format(engine.version):
         yield Option("--quantization", model.quantization, "model.quantization")
     if model.trust_remote_code:
         yield Option("--trust-remote-code", None, "model.trust_remote_code")

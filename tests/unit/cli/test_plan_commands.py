@@ -541,3 +541,12 @@ def test_parts_of_the_memory_add_up_to_it(capsys: Capture) -> None:
     too_large = planned(capsys, "tri-21b-bf16", "--gpu", "l4", *one, code=12).memory
     assert too_large is not None
     assert {part.role for part in memory_parts(too_large)} == {"weights", "working", "driver"}
+
+
+@pytest.mark.parametrize("columns", ["1", "10"])
+def test_a_narrow_terminal_gets_a_plan_all_the_same(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4"]) == 0
+    assert capsys.readouterr().out.startswith("fits on one")

@@ -187,3 +187,9 @@ def test_the_path_to_what_wants_the_key_keeps_the_users_own() -> None:
     path = launch(env={"PYTHONPATH": "/mine"}).env["PYTHONPATH"].split(os.pathsep)
     assert path[1:] == ["/mine"]
     assert (Path(path[0]) / "tri_serve_engine_key.py").is_file()
+
+
+@pytest.mark.parametrize(("version", "named"), [("0.18.0", False), ("0.24.0", True), ("0.32.0", True)])
+def test_a_format_is_not_named_where_its_name_means_a_slow_kernel(version: str, named: bool) -> None:
+    argv = launch("cuda", model={"quantization": "awq"}, version=version).argv
+    assert ("--quantization=awq" in argv) is named

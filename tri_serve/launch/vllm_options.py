@@ -14,8 +14,8 @@ from tri_serve.spec.models import Spec
 
 _NAMES_FORMAT_SINCE = (0, 24)
 """From this version read on, ``--quantization awq`` and ``gptq`` name the checkpoint's format. In 0.18 they name
-slow kernels that take float16 alone (model_executor/layers/quantization/awq_marlin.py); without the flag config.json
-decides, as it does in every version."""
+slow kernels that take float16 alone (model_executor/layers/quantization/awq_marlin.py); without the flag,
+config.json decides, as it does in every version."""
 
 
 def _names_format(version: str) -> bool:

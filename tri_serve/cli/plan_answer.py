@@ -10,7 +10,7 @@ from pathlib import Path
 from tri_serve.checkpoint.resolve import TINY
 from tri_serve.cli.options import SpecSelection
 from tri_serve.cli.plan_device import AUTO, Chosen, choose
-from tri_serve.errors import LaunchError, UsageError
+from tri_serve.errors import LaunchError, MissingExtraError, UsageError
 from tri_serve.places import cache_dir
 from tri_serve.plan.advice import changes
 from tri_serve.plan.calibration_table import load_tables
@@ -94,7 +94,14 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
     """The plan for device ``gpu``; with ``advise`` also what to change. Raises errors of spec and checkpoint."""
     chosen = choose(selection, gpu)
     loaded, spec = chosen.loaded, chosen.loaded.spec
-    model = model_facts(spec, loaded.base, cache_dir())
+    try:
+        model = model_facts(spec, loaded.base, cache_dir())
+    except MissingExtraError as error:  # to make the tiny checkpoint, which nobody may have asked for
+        if selection.preset is None and not loaded.files:
+            error.hint = (
+                f"name what to plan, such as tri-21b-awq (tri-serve presets lists them); or {error.hint}"
+            )
+        raise
     catalogue = load_catalogue()
     tables = load_tables(asked.calibrations)
 

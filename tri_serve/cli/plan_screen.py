@@ -177,6 +177,8 @@ def _demand(demand: DemandPlan, width: int) -> list[str]:
     lines = _labelled("load", asked, width)
     if demand.cost_per_million_output_tokens is not None:
         cost = f"{span(demand.cost_per_million_output_tokens)} for a million output tokens"
+        if demand.cost_per_hour is not None:
+            cost = f"{span(demand.cost_per_hour)} an hour; {cost}"
         if demand.cost_per_million_tokens is not None:
             cost += f", {span(demand.cost_per_million_tokens)} with prompt tokens counted"
         lines += _labelled("", cost, width)

@@ -62,7 +62,7 @@ def shell(selection: SpecSelection, output: Path | None, force: bool) -> None:
     text = shell_script(loaded.spec, config, command=_written("shell", selection))
     _give(text, output, force=force, mode=0o755)
     print_notices(loaded.notes)
-    print_notes(remarks(loaded.spec))
+    print_notes((*remarks(loaded.spec), *_plan_words(selection)))
 
 
 @render.command()
@@ -99,7 +99,7 @@ def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
     _give(text, output, force=force)
     engines = loaded.spec.fleet.initial_replicas
     print_notices(loaded.notes)
-    print_notes(remarks(loaded.spec, engines=engines))
+    print_notes((*remarks(loaded.spec, engines=engines), *_plan_words(selection)))
 
 
 @render.command()
@@ -121,6 +121,7 @@ def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
     print_notes(
         (
             *remarks(loaded.spec),
+            *_plan_words(selection),
             *seen_words(loaded.spec, config),
             *_install_words(unit_name(loaded.spec), config.argv[0]),
         )
@@ -148,6 +149,22 @@ def _install_words(name: str, program: str) -> tuple[str, ...]:
         f"{name}.service finds {program} only in systemd's own PATH; if it is elsewhere: "
         f"--set engine.command=[/opt/vllm/bin/vllm,serve] (yours), for example.",
     )
+
+
+def _plan_words(selection: SpecSelection) -> tuple[str, ...]:
+    """What a plan for the GPU that was named refuses; the file is for whoever knows better."""
+    if selection.gpu is None:
+        return ()
+    from tri_serve.cli.plan_answer import Asked, answer
+    from tri_serve.errors import TriServeError
+    from tri_serve.plan.make import Question
+
+    try:
+        plan = answer(selection, selection.gpu, Asked(Question())).plan
+    except TriServeError:  # what cannot be planned is not refused: the checkpoint may lie elsewhere
+        return ()
+    refusals = [finding.message for finding in plan.findings if finding.severity == "refusal"]
+    return tuple(f"tri-serve plan refuses this on {plan.device.title}: {message}" for message in refusals)
 
 
 def _port(loaded: LoadedSpec) -> int | None:

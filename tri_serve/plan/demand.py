@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from tri_serve.errors import UsageError
 from tri_serve.plan.facts import ModelFacts, PlanDevice
-from tri_serve.plan.result import DemandPlan, MemoryPlan, Range
+from tri_serve.plan.result import DemandPlan, MemoryPlan, OpenRange
 from tri_serve.plan.roofline import Roofline
 from tri_serve.plan.shares import ENDS, Pace, Shares
 from tri_serve.plan.slo import Slo
@@ -162,10 +162,13 @@ def plan_demand(
         return _plan(load, None, f"the SLO: one sequence alone has {alone}", engine, price)
     limit = _limit(server, shares.pace("likely"), likely, memory)
     if slow is None:
-        slow = server.point(shares.pace("slow"), 1)
         limit += "; if the engine is as slow as it may be, no number of replicas keeps the SLO"
-    low, middle, high = (server.replicas(point) for point in (fast, likely, slow))
-    return _plan(load, Range(low=low, likely=middle, high=high), limit, engine, price)
+    found = OpenRange(
+        low=server.replicas(fast),
+        likely=server.replicas(likely),
+        high=None if slow is None else server.replicas(slow),
+    )
+    return _plan(load, found, limit, engine, price)
 
 
 def _limit(server: Server, pace: Pace, point: Point, memory: MemoryPlan) -> str:
@@ -186,14 +189,18 @@ def _no_room(load: Load, memory: MemoryPlan) -> str:
 
 
 def _plan(
-    load: Load, replicas: Range | None, limit: str, engine: EngineSpec, price: float | None
+    load: Load, replicas: OpenRange | None, limit: str, engine: EngineSpec, price: float | None
 ) -> DemandPlan:
-    def per_million(tokens_each: int) -> Range | None:
+    def cost(per_engine: float) -> OpenRange | None:
         if price is None or replicas is None:
             return None
-        hourly_tokens = load.request_rate * tokens_each * 3600
-        each = price * engine.tensor_parallel_size / hourly_tokens * 1e6
-        return Range(low=replicas.low * each, likely=replicas.likely * each, high=replicas.high * each)
+        each = price * engine.tensor_parallel_size * per_engine
+        high = None if replicas.high is None else replicas.high * each
+        return OpenRange(low=replicas.low * each, likely=replicas.likely * each, high=high)
+
+    def per_million(tokens_each: int) -> float:
+        """Of an hour's price."""
+        return 1e6 / (load.request_rate * tokens_each * 3600)
 
     return DemandPlan(
         request_rate=load.request_rate,
@@ -201,8 +208,9 @@ def _plan(
         output_len=load.output_len,
         replicas=replicas,
         limited_by=limit,
-        cost_per_million_output_tokens=per_million(load.output_len),
-        cost_per_million_tokens=per_million(load.tokens),
+        cost_per_hour=cost(1.0),
+        cost_per_million_output_tokens=cost(per_million(load.output_len)),
+        cost_per_million_tokens=cost(per_million(load.tokens)),
     )
 
 

@@ -187,6 +187,7 @@ def _demand(demand: DemandPlan) -> str:
         ["what sets it", escape(demand.limited_by)],
     ]
     for words, cost in (
+        ("cost of an hour", demand.cost_per_hour),
         ("cost of a million output tokens", demand.cost_per_million_output_tokens),
         ("cost of a million tokens, prompts too", demand.cost_per_million_tokens),
     ):

@@ -100,6 +100,15 @@ class Range(PlanModel):
     high: float
 
 
+class OpenRange(PlanModel):
+    """A prediction of what is needed, which may have no end."""
+
+    low: float
+    likely: float
+    high: float | None
+    """None: if the engine is as slow as it may be, nothing is enough."""
+
+
 class DecodePoint(PlanModel):
     """Generation with so many sequences at once, each with so many tokens behind it."""
 
@@ -145,13 +154,15 @@ class DemandPlan(PlanModel):
     """Requests a second."""
     input_len: int
     output_len: int
-    replicas: Range | None
+    replicas: OpenRange | None
     """Engines; ``low`` if all goes as fast as it may, ``high`` for a promise. None: no number of them suffices."""
     limited_by: str
     """What sets the number: prefill, max_num_seqs, KV cache, or the SLO; with the numbers."""
-    cost_per_million_output_tokens: Range | None = None
+    cost_per_hour: OpenRange | None = None
+    """Of all engines, at the price given for one GPU."""
+    cost_per_million_output_tokens: OpenRange | None = None
     """At the price given, at the load stated."""
-    cost_per_million_tokens: Range | None = None
+    cost_per_million_tokens: OpenRange | None = None
     """As above, of prompt and output tokens together."""
 
 

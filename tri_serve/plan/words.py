@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 
-from tri_serve.plan.result import DecodePoint, DemandPlan, MemoryPlan, Plan, Range, SpeedPlan
+from tri_serve.plan.result import DecodePoint, DemandPlan, MemoryPlan, OpenRange, Plan, Range, SpeedPlan
 
 _GIB = 2**30
 
@@ -29,8 +29,10 @@ def number(value: float) -> str:
     return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
-def span(values: Range) -> str:
-    """``14 (10-17)``: what is likely, and from where to where it may be."""
+def span(values: Range | OpenRange) -> str:
+    """``14 (10-17)``: what is likely, and from where to where it may be; ``14 (10+)`` if that has no end."""
+    if values.high is None:
+        return f"{number(values.likely)} ({number(values.low)}+)"
     likely, low, high = (number(value) for value in (values.likely, values.low, values.high))
     return likely if low == high else f"{likely} ({low}-{high})"
 
@@ -94,11 +96,10 @@ def engines_words(demand: DemandPlan) -> str:
     """``4 (3-6) engines``: whole ones, since no engine can be had in part."""
     if demand.replicas is None:
         return "no number of engines suffices"
-    likely, low, high = (
-        f"{math.ceil(value):,}"
-        for value in (demand.replicas.likely, demand.replicas.low, demand.replicas.high)
-    )
-    some = likely if low == high else f"{likely} ({low}-{high})"
+    likely, low = (f"{math.ceil(value):,}" for value in (demand.replicas.likely, demand.replicas.low))
+    high = None if demand.replicas.high is None else f"{math.ceil(demand.replicas.high):,}"
+    reach = f"{low}+" if high is None else f"{low}-{high}"
+    some = likely if low == high else f"{likely} ({reach})"
     return f"{some} engine{'s' * (some != '1')}"
 
 

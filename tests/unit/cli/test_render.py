@@ -125,3 +125,14 @@ def test_nothing_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("size", "refused"), [("2", False), ("4", True)])
+def test_what_a_plan_for_the_named_gpu_refuses_is_said_beside_the_file(
+    size: str, refused: bool, capsys: Capture
+) -> None:
+    sets = ["--set", "model.source=/srv/tri", "--set", f"engine.tensor_parallel_size={size}"]
+    assert run(["render", "shell", "tri-21b-awq", "--gpu", "l4", *sets]) == 0
+    captured = capsys.readouterr()
+    assert "exec vllm serve /srv/tri" in captured.out
+    assert ("tri-serve plan refuses this on NVIDIA L4 24 GB" in captured.err) is refused

@@ -9,10 +9,11 @@ import pytest
 from tri_serve.errors import UsageError
 from tri_serve.plan.demand import Load, Point, Server, plan_demand
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
-from tri_serve.plan.result import DemandPlan, MemoryPlan, Range
+from tri_serve.plan.result import DemandPlan, MemoryPlan, OpenRange
 from tri_serve.plan.roofline import Roofline
 from tri_serve.plan.shares import Pace, prior_shares
 from tri_serve.plan.slo import Slo
+from tri_serve.plan.words import engines_words
 from tri_serve.spec.engine import EngineSpec
 
 FULL = Pace(memory=((1, 1.0),), compute=1.0, prefill=1.0, overhead=0.0, exchange=0.0, link=1.0)
@@ -140,6 +141,7 @@ def test_replicas_rise_with_the_load_and_fall_with_the_bandwidth(
     def likely(**changes: Any) -> float:
         replicas = plan(**changes).replicas
         assert replicas is not None
+        assert replicas.high is not None
         assert replicas.low <= replicas.likely <= replicas.high
         return replicas.likely
 
@@ -184,7 +186,9 @@ def test_an_slo_that_may_not_be_kept_is_said_to_be_in_doubt(plan: Callable[..., 
     # One sequence alone: 27 ms of step and prompts likely, 37 ms at the slow end.
     found = plan(replace(SHORT, slo=Slo(tpot=0.030)))
     assert found.replicas is not None
+    assert found.replicas.high is None
     assert found.limited_by.endswith("no number of replicas keeps the SLO")
+    assert engines_words(found).endswith(f"({found.replicas.low:.0f}+) engines")
 
 
 def test_the_price_of_tokens_is_that_of_the_gpus_for_the_tokens_of_an_hour(
@@ -230,5 +234,6 @@ def test_what_is_no_load_is_refused(
 
 def test_a_range_of_replicas_is_whole_numbers(plan: Callable[..., DemandPlan]) -> None:
     found = plan(replace(SHORT, request_rate=30.0)).replicas
-    assert isinstance(found, Range)
+    assert isinstance(found, OpenRange)
+    assert found.high is not None
     assert all(value == round(value) for value in (found.low, found.likely, found.high))

@@ -17,6 +17,7 @@ import click
 from benchmarks.faults.fleet import FaultsError, Plan
 from benchmarks.faults.run import versions
 from benchmarks.gateway.machine import facts
+from tri_serve.spec.engine import EngineSpec
 
 from .contenders import Start, start_bare, start_fleet
 from .report import PROMISED_RATIO, summarise, table
@@ -74,7 +75,7 @@ def main(
     if output is not None:
         result = {
             "machine": facts(),
-            "versions": versions({"engine": engine}),
+            "versions": versions({"engine": f"vllm {EngineSpec().version}" if engine == "vllm" else engine}),
             "options": {"rounds": rounds, "replicas": replicas, "engine": engine, "seed": seed},
             "rounds": [{name: asdict(start) for name, start in one.items()} for one in done],
             "summary": summary,

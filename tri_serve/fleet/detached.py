@@ -171,9 +171,7 @@ def _tidy_up_after(paths: ReleasePaths) -> None:
     state = read_state(paths.state)
     if state is not None:
         asyncio.run(sweep(state.supervisor.token, grace=0.0))
-        paths.state.unlink(missing_ok=True)
-    paths.discard_sockets()
-    head.discard(paths)
+    _discard(paths)
 
 
 def applied(paths: ReleasePaths) -> Desired:
@@ -290,9 +288,7 @@ def stop_here(paths: ReleasePaths, *, timeout: float | None, progress: Progress)
     swept = asyncio.run(sweep(supervisor.token, grace=2.0))
     if swept:
         progress(f"ended {len(swept)} process{'' if len(swept) == 1 else 'es'} that were left")
-    paths.state.unlink(missing_ok=True)
-    paths.discard_sockets()
-    head.discard(paths)
+    _discard(paths)
     return was_alive or bool(swept) or state.phase is not FleetPhase.FAILED
 
 
@@ -344,6 +340,13 @@ def clear_cluster(paths: ReleasePaths, timeout: float | None, progress: Progress
     forget_record(paths)
 
 
+def _discard(paths: ReleasePaths) -> None:
+    """Remove what a supervisor that is gone has left on the disk."""
+    paths.state.unlink(missing_ok=True)
+    paths.discard_sockets()
+    head.discard(paths)
+
+
 def stop_by_folder(paths: ReleasePaths, progress: Progress) -> bool:
     """Without a readable state: end the supervisor that was started for this very folder."""
     found = False
@@ -356,9 +359,7 @@ def stop_by_folder(paths: ReleasePaths, progress: Progress) -> bool:
             found = True
             progress(f"ending its supervisor, pid {process.pid}")
             _end(process, _STOP_PATIENCE, progress)
-    paths.state.unlink(missing_ok=True)
-    paths.discard_sockets()
-    head.discard(paths)
+    _discard(paths)
     return found
 
 

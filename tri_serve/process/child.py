@@ -193,9 +193,8 @@ class Child:
         try:
             return await asyncio.wait_for(asyncio.shield(self._watching()), grace + _GUARD_PATIENCE)
         except TimeoutError:
-            with contextlib.suppress(
-                ProcessLookupError
-            ):  # it stays ours until the one that waits for it has ended
+            # Its pid stays its own until the process that waits for it has ended.
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self._guard_pid, signal.SIGKILL)
             return await self.wait()
 

@@ -119,9 +119,8 @@ def _step_aside() -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir("/")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(
-            number, lambda number, _frame: os.kill(pid, number)
-        )  # not reaped before the wait is over
+        # Its pid cannot be another's before the wait is over.
+        signal.signal(number, lambda number, _frame: os.kill(pid, number))
     _, status = os.waitpid(pid, 0)
     _end_as(os.waitstatus_to_exitcode(status))
 

@@ -6,6 +6,7 @@ vllm.general_plugins). Both are put in without their dependencies: torch and vLL
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -18,7 +19,7 @@ from tri_serve.launch.environment import EngineEnvironment
 from tri_serve.launch.install import exclusively
 from tri_serve.launch.pip import Report, pip_install
 from tri_serve.plan.constraints import parse_version
-from tri_serve.plan.constraints.quantization import BNB_PLUGIN_SINCE
+from tri_serve.plan.constraints.quantization import BNB_PLUGIN, BNB_PLUGIN_SINCE
 
 BITSANDBYTES = "bitsandbytes"
 _PINNED = ("vllm", "0.32.0")
@@ -37,6 +38,8 @@ class Plugin:
     """Requirements for pip, the version left open."""
     modules: tuple[str, ...]
     """What can be imported once they are there."""
+    outside_image: tuple[str, ...] = ()
+    """Those of the packages that the engine's own image does not have."""
 
 
 def plugin_for(kind: str, version: str, method: str) -> Plugin | None:
@@ -45,7 +48,18 @@ def plugin_for(kind: str, version: str, method: str) -> Plugin | None:
         return None
     if parse_version(version) < BNB_PLUGIN_SINCE:
         return Plugin(method, ("bitsandbytes>=0.48.1",), ("bitsandbytes",))
-    return Plugin(method, ("vllm-bnb-plugin", "bitsandbytes>=0.48.1"), ("bitsandbytes", "vllm_bnb_plugin"))
+    packages = (BNB_PLUGIN, "bitsandbytes>=0.48.1")
+    return Plugin(method, packages, ("bitsandbytes", "vllm_bnb_plugin"), outside_image=(BNB_PLUGIN,))
+
+
+def pinned(plugin: Plugin, version: str) -> tuple[str, ...]:
+    """Its packages for pip, in the versions that are tested with vLLM ``version``, if that one is."""
+    if ("vllm", version) != _PINNED:
+        return plugin.packages
+    pins = (files("tri_serve.launch") / "pins" / "vllm-plugins.txt").read_text(encoding="utf-8")
+    versions = dict(re.findall(r"^([\w.-]+)==(\S+)", pins, flags=re.MULTILINE))
+    names = (re.split(r"[<>=!~ ]", package, maxsplit=1)[0] for package in plugin.packages)
+    return tuple(f"{name}=={versions[name]}" for name in names)
 
 
 def has_plugin(environment: EngineEnvironment, plugin: Plugin) -> bool:

@@ -11,6 +11,7 @@ from tri_serve.errors import LaunchError
 from tri_serve.launch import sglang_options
 from tri_serve.launch.config import LaunchConfig
 from tri_serve.launch.device import Device
+from tri_serve.launch.images import require_whole_image, stored_method
 from tri_serve.launch.options import Option, spaced
 from tri_serve.launch.version_gates import VersionGate, version_gate, without_defaults
 from tri_serve.launch.vllm_flags import check_extra_args, check_flags
@@ -68,7 +69,9 @@ def container_launch(spec: Spec, *, port: int | None = None) -> LaunchConfig:
     """The same inside an engine's image: its own command, listening on all of the container's interfaces.
 
     ``host`` of what is returned is where the container's port is to be published: gateway.host.
+    Raises LaunchError as ``standalone_launch`` does, and where the engine's own image lacks a plugin.
     """
+    require_whole_image(spec)
     _check_address(spec.gateway.host)
     engine = spec.engine.model_copy(update={"command": None, "python": None})
     bare = spec.model_copy(update={"engine": engine})
@@ -101,7 +104,7 @@ def _remarks(spec: Spec, engines: int) -> Iterator[str]:
             f"It listens on {spec.gateway.host}, and whoever reaches that may use it unless VLLM_API_KEY is among "
             "its secrets."
         )
-    if spec.model.quantization == "bitsandbytes":
+    if stored_method(spec) == "bitsandbytes":
         from tri_serve.launch.plugins import plugin_for
 
         if plugin := plugin_for(spec.engine.kind, spec.engine.version, "bitsandbytes"):

@@ -9,12 +9,11 @@ import yaml
 
 from tri_serve.errors import LaunchError
 from tri_serve.launch.config import LaunchConfig
+from tri_serve.launch.images import stock_image
 from tri_serve.launch.standalone import COMMANDS, is_directory
 from tri_serve.render.text import STOP_MARGIN_SECONDS, heading, secret_names, summary
 from tri_serve.spec.engine import EngineSpec
 from tri_serve.spec.models import Spec
-
-_IMAGES = {"vllm": "vllm/vllm-openai:v{version}", "sglang": "lmsysorg/sglang:v{version}"}
 
 SECRETS_FILE = "secrets.env"
 """Beside the compose file."""
@@ -114,7 +113,7 @@ def _image(engine: EngineSpec) -> str:
             "engine.image: the engines' own images are for GPUs; name one for the CPU",
             hint="--set engine.image=IMAGE, or --set engine.device=cuda",
         )
-    return _IMAGES[engine.kind].format(version=engine.version)
+    return stock_image(engine.kind, engine.version)
 
 
 def _address(host: str) -> str:

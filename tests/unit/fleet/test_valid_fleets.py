@@ -26,6 +26,9 @@ CARDS = {
     "a10": ("NVIDIA A10", 23028, 490, (8, 6)),
     "l4": ("NVIDIA L4", 23034, 454, (8, 9)),
     "rtx-4090": ("NVIDIA GeForce RTX 4090", 24564, 476, (8, 9)),
+    "rtx-3090": ("NVIDIA GeForce RTX 3090", 24576, 450, (8, 6)),
+    "rtx-a5000": ("NVIDIA RTX A5000", 24564, 450, (8, 6)),
+    "rtx-5090": ("NVIDIA GeForce RTX 5090", 32607, 500, (12, 0)),
     "l40s": ("NVIDIA L40S", 46068, 590, (8, 9)),
     "a100-40": ("NVIDIA A100-SXM4-40GB", 40960, 555, (8, 0)),
     "a100-80": ("NVIDIA A100-SXM4-80GB", 81920, 609, (8, 0)),
@@ -33,7 +36,6 @@ CARDS = {
     "h200": ("NVIDIA H200", 143771, 615, (9, 0)),
     # The catalogue has none of these.
     "rtx-3060": ("NVIDIA GeForce RTX 3060", 12288, 300, (8, 6)),
-    "rtx-5090": ("NVIDIA GeForce RTX 5090", 32607, 500, (12, 0)),
     "a6000": ("NVIDIA RTX A6000", 49140, 480, (8, 6)),
     "b200": ("NVIDIA B200", 183359, 700, (10, 0)),
     # Its memory is the CPU's, and its driver tells no size.

@@ -21,7 +21,8 @@ MIB = 2**20
 
 def test_the_devices_of_the_documentation_are_all_there_and_the_cpu_comes_last() -> None:
     names = list(load_catalogue())
-    assert {"l4", "a10", "rtx-4090", "l40s", "a100-40", "a100-80", "h100", "h200"} < set(names)
+    assert {"l4", "a10", "rtx-3090", "rtx-a5000", "rtx-4090", "rtx-5090"} < set(names)
+    assert {"l40s", "a100-40", "a100-80", "h100", "h200"} < set(names)
     assert names[-1] == "cpu"
 
 
@@ -37,6 +38,29 @@ def test_figures_are_in_bytes_and_operations_a_second() -> None:
     l4 = load_catalogue()["l4"]
     assert (l4.memory, l4.bandwidth, l4.flops) == (23_034 * MIB, 300e9, 121e12)
     assert (l4.compute_capability, l4.link) == ((8, 9), 31.5e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "mib", "bandwidth", "flops", "capability", "link"),
+    [
+        # 384 bits of GDDR6X at 19.5 Gbit/s a pin; 82 multiprocessors of four tensor cores, 1.695 GHz, 64 fused
+        # multiply-adds a cycle with fp32 accumulation.
+        ("rtx-3090", 24_576, 384 * 19.5 / 8, 82 * 4 * 64 * 2 * 1.695e-3, (8, 6), 31.5),
+        # 384 bits of GDDR6 at 16 Gbit/s; 64 multiprocessors, 1.695 GHz, 128 a cycle.
+        ("rtx-a5000", 24_564, 384 * 16 / 8, 64 * 4 * 128 * 2 * 1.695e-3, (8, 6), 31.5),
+        # 512 bits of GDDR7 at 28 Gbit/s; 170 multiprocessors, 2.407 GHz, 64 a cycle.
+        ("rtx-5090", 32_607, 512 * 28 / 8, 170 * 4 * 64 * 2 * 2.407e-3, (12, 0), 63),
+    ],
+)
+def test_figures_agree_with_the_chips_own(
+    name: str, mib: int, bandwidth: float, flops: float, capability: tuple[int, int], link: float
+) -> None:
+    """What a datasheet says, against pins, cores and clocks: a figure with sparsity would be twice as large."""
+    gpu = load_catalogue()[name]
+    assert gpu.memory == mib * MIB
+    assert gpu.bandwidth / 1e9 == pytest.approx(bandwidth, rel=0.005)
+    assert gpu.flops / 1e12 == pytest.approx(flops, rel=0.005)
+    assert (gpu.compute_capability, gpu.link) == (capability, link * 1e9)
 
 
 def test_a_figure_without_a_source_is_refused() -> None:
@@ -62,6 +86,12 @@ def test_a_key_that_is_not_known_is_refused(key: str) -> None:
         ("rtx4090", "rtx-4090"),
         ("4090", "rtx-4090"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("RTX 3090", "rtx-3090"),
+        ("GeForce RTX 3090", "rtx-3090"),
+        ("a5000", "rtx-a5000"),
+        ("RTX A5000", "rtx-a5000"),
+        ("5090", "rtx-5090"),
+        ("rtx5090-32gb", "rtx-5090"),
         ("a100-80gb", "a100-80"),
         ("A100-SXM4-80GB", "a100-80"),
         ("A100-SXM4-40GB", "a100-40"),
@@ -102,6 +132,10 @@ def test_nothing_is_guessed_for_a_name_like_no_other() -> None:
         ("NVIDIA A100 80GB PCIe", 81_920, "a100-80-pcie"),
         ("NVIDIA H100 80GB HBM3", 81_559, "h100"),
         ("NVIDIA H200", 143_771, "h200"),
+        ("NVIDIA GeForce RTX 3090", 24_576, "rtx-3090"),
+        ("NVIDIA RTX A5000", 24_564, "rtx-a5000"),
+        ("NVIDIA RTX A5000", 23_028, "rtx-a5000"),  # ECC on
+        ("NVIDIA GeForce RTX 5090", 32_607, "rtx-5090"),
     ],
 )
 def test_a_board_is_known_by_what_its_driver_calls_it(driver: str, mib: int, name: str) -> None:
@@ -115,6 +149,9 @@ def test_a_board_is_known_by_what_its_driver_calls_it(driver: str, mib: int, nam
     [
         ("NVIDIA A10G", 23_028),
         ("NVIDIA GeForce RTX 4090 D", 24_564),
+        ("NVIDIA GeForce RTX 3090 Ti", 24_564),
+        ("NVIDIA RTX 5000 Ada Generation", 32_760),
+        ("NVIDIA GeForce RTX 5090 D", 32_607),
         ("NVIDIA A10", 11_514),
         ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", 40_192),
     ],

@@ -21,7 +21,8 @@ from tri_serve.spec.models import Spec
 from tri_serve.spec.preset import load_preset, preset_names
 
 LARGE = [name for name in preset_names() if name.startswith("tri-21b")]
-GPUS = ["l4", "a10", "rtx-4090", "l40s", "a100-40", "a100-80", "h100", "h200"]
+CARDS_OF_24_GB = ["l4", "a10", "rtx-3090", "rtx-a5000", "rtx-4090"]
+GPUS = [*CARDS_OF_24_GB, "rtx-5090", "l40s", "a100-40", "a100-80", "h100", "h200"]
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_preset_asks_for_no_more_gpus_than_it_needs(planned) -> None:
             assert planned("tri-21b-bf16", gpu, half)[0].refused
 
 
-@pytest.mark.parametrize("gpu", ["l4", "a10", "rtx-4090"])
+@pytest.mark.parametrize("gpu", CARDS_OF_24_GB)
 def test_settings_for_a_24_gb_card_make_room_for_conversations(planned, gpu: str) -> None:
     with_settings = planned("tri-21b-awq", gpu)[0].memory
     unset = ("engine.max_num_seqs=null", "engine.max_num_batched_tokens=null")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,36 @@ def test_sglang_has_its_own_image_and_port(services: Services) -> None:
 
 def test_the_user_s_own_image_is_taken(services: Services) -> None:
     assert services("engine.image=registry.example/vllm:1")["engine"]["image"] == "registry.example/vllm:1"
+
+
+def test_an_image_without_the_plugin_that_the_checkpoint_needs_is_refused_with_one_that_has_it(
+    services: Services,
+) -> None:
+    stored = "model.quantization=bitsandbytes"
+    with pytest.raises(LaunchError, match=r"^engine\.image: vllm/vllm-openai:v0\.32\.0 lacks") as caught:
+        services(stored)
+    assert caught.value.message.count("\n") == 0
+    assert caught.value.hint is not None
+    assert caught.value.hint.splitlines()[1:] == [
+        "  FROM vllm/vllm-openai:v0.32.0",
+        "  RUN pip install --no-deps vllm-bnb-plugin==0.0.3 bitsandbytes==0.50.2",
+    ]
+    with pytest.raises(LaunchError) as caught:
+        services(stored, "engine.version=0.33.0")
+    assert "vllm-bnb-plugin 'bitsandbytes>=0.48.1'" in str(caught.value.hint)
+    assert services(stored, "engine.image=mine:1")["engine"]["image"] == "mine:1"
+    # The last version that reads them by itself.
+    assert services(stored, "engine.version=0.27.0")["engine"]["image"] == "vllm/vllm-openai:v0.27.0"
+
+
+def test_how_a_checkpoint_that_is_here_is_stored_is_read_from_it(services: Services, tmp_path: Path) -> None:
+    config = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    unsaid = (f"model.source={tmp_path}", "model.quantization=auto")
+    with pytest.raises(LaunchError, match="vllm-bnb-plugin"):
+        services(*unsaid)
+    (tmp_path / "config.json").write_text("{")
+    assert services(*unsaid)["engine"]["image"] == "vllm/vllm-openai:v0.32.0"
 
 
 def test_no_image_is_guessed_for_the_cpu(services: Services) -> None:

@@ -15,6 +15,7 @@ from tri_serve.plan.constraints import (
     kernel_expectation,
     parse_version,
 )
+from tri_serve.plan.catalogue import read_catalogue
 
 Ask = Callable[..., Request]
 
@@ -66,7 +67,7 @@ def test_refusals_come_first(ask: Ask) -> None:
     assert set(severities) == {"refusal", "warning", "note"}
 
 
-@pytest.mark.parametrize("preset", ["l4", "l40s", "a100-40", "a100-80", "h100", "h200", "rtx-4090", "a10"])
+@pytest.mark.parametrize("preset", sorted(read_catalogue().gpus))
 def test_tri_21b_in_4_bits_is_refused_on_no_gpu_of_the_catalogue(ask: Ask, preset: str) -> None:
     for method in ("awq", "gptq", "compressed-tensors"):
         findings = check(ask(preset, method, planned=True))

@@ -128,7 +128,10 @@ def describe(error: TriServeError | OSError) -> str:
 
 
 def show_error(message: str, hint: str | None = None) -> None:
-    """Write an error, and what to do about it, to stderr."""
+    """Write an error, and what to do about it, to stderr, without what URLs in them keep secret."""
+    from tri_serve.spec.secrets import mask_urls
+
+    message, hint = mask_urls(message), mask_urls(hint or "")
     click.echo(f"{click.style('error:', fg='red', bold=True)} {_printable(message)}", err=True)
     if hint:
         click.echo(f"{click.style('hint:', bold=True)} {_printable(hint)}", err=True)

@@ -26,7 +26,7 @@ def render() -> None:
 
     Nothing is started, and no engine has to be here. engine.kind is vllm or sglang; every flag is one that
     engine.version has. gateway.host and gateway.port say where the engine listens (the port only if you set it);
-    what the engine does anyway is left out. No secret is printed. `tri-serve up` needs none of this.
+    what the engine does anyway is left out. No secret of engine.env is printed. `tri-serve up` needs none of this.
     """
 
 

@@ -19,7 +19,7 @@ from tri_serve.launch.vllm_options import OFFLINE, PRIVATE, vllm_cpu_variables, 
 from tri_serve.spec.engine import TESTED_VERSIONS, EngineKind
 from tri_serve.spec.gateway import NODE
 from tri_serve.spec.models import Spec
-from tri_serve.spec.secrets import is_secret_variable
+from tri_serve.spec.secrets import is_secret_variable, mask_arguments
 
 COMMANDS: dict[EngineKind, tuple[str, ...]] = {
     "vllm": ("vllm", "serve"),
@@ -89,6 +89,11 @@ def remarks(spec: Spec, *, engines: int = 1) -> tuple[str, ...]:
 
 
 def _remarks(spec: Spec, engines: int) -> Iterator[str]:
+    if mask_arguments(spec.engine.extra_args) != spec.engine.extra_args:
+        yield (
+            "engine.extra_args hold a secret, which stands in this file as it is: let nobody else read it. Every "
+            "user of the machine can read a process's arguments; a variable in engine.env is kept apart."
+        )
     if spec.engine.kind == "sglang":
         if sglang_options.shares_memory_otherwise(spec.engine):
             yield (

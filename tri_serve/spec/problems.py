@@ -11,7 +11,7 @@ from tri_serve.errors import SpecError
 from tri_serve.spec.fields import ABOUT_KEY
 from tri_serve.spec.keys import Key, catalogue, nearest, variable_name
 from tri_serve.spec.origin import DEFAULT, Origin
-from tri_serve.spec.secrets import is_secret_path
+from tri_serve.spec.secrets import is_secret_path, mask_urls
 from tri_serve.spec.tree import Items, Node, Scalar, Section, find, is_null
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def describe(node: Node | None) -> str:
         word = "true" if node.value else "false"
         return word if node.text.lower() == word else f"{node.text} (which YAML reads as {word})"
     if isinstance(node.value, str):
-        text = node.text if len(node.text) <= _LONGEST_QUOTE else node.text[:_LONGEST_QUOTE] + "…"
+        text = mask_urls(node.text)
+        text = text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
         return f"the text {text!r}"
     return f"the number {node.text}"

@@ -15,6 +15,13 @@ _COUNTS = frozenset(
 )
 """Words of names that count tokens of text, or switch something about them: VLLM_MAX_BAD_WORDS_TOTAL_TOKENS."""
 _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]+@")
+_TOKEN_IN_URL = re.compile(r"""(?<!ssh://)(?<=://)[^/\s:?#"',]+@""")
+"""A name without a password may be a token (``https://TOKEN@host``), but where ssh wants a name alone."""
+_MARKS = frozenset(
+    ["BOS", "EOS", "PAD", "UNK", "SEP", "CLS", "MASK", "IMAGE", "AUDIO", "VIDEO", "START", "STOP", "END"]
+)
+"""Words before TOKEN in JSON that name a mark in text."""
+_JSON_KEY = re.compile(r"""["']?([\w-]+)["']?\s*:""")
 _MANY = frozenset({("engine",), ("engine", "env"), ("engine", "extra_args"), ("engine", "command")})
 """Paths whose value holds others, of which some may be secret."""
 
@@ -33,7 +40,7 @@ def is_secret_name(name: str) -> bool:
 
 def is_secret_variable(name: str, value: str) -> bool:
     """Whether a variable must be kept apart from those that may be shown: by its name, or by what it holds."""
-    return is_secret_name(name) or mask_urls(value) != value
+    return is_secret_name(name) or _mask_inside(value) != value
 
 
 def is_secret_path(path: tuple[str, ...]) -> bool:
@@ -42,12 +49,12 @@ def is_secret_path(path: tuple[str, ...]) -> bool:
 
 
 def mask_urls(text: str) -> str:
-    """``text`` with the password masked in each ``scheme://user:password@host``."""
-    return _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text)
+    """``text`` with the secret masked in each ``scheme://user:password@host`` and ``scheme://token@host``."""
+    return _TOKEN_IN_URL.sub(f"{MASK}@", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text))
 
 
 def mask_arguments(arguments: Iterable[str]) -> tuple[str, ...]:
-    """Engine flags with the values of ``--api-key`` and its like masked.
+    """Engine flags with the values of ``--api-key`` and its like masked, and secrets within JSON and URLs.
 
     They should not be there at all (argv is readable by every user), but printing them makes it worse.
     """
@@ -55,12 +62,13 @@ def mask_arguments(arguments: Iterable[str]) -> tuple[str, ...]:
     hiding = False
     for argument in arguments:
         if argument.startswith("--"):
-            flag, equals, _ = argument.partition("=")
+            flag, equals, value = argument.partition("=")
             secret = bool(_SECRET_FLAG.search(flag.rstrip("s") if flag.endswith("keys") else flag))
-            masked.append(f"{flag}={MASK}" if equals and secret else mask_urls(argument))
+            shown = MASK if secret else _mask_inside(value)
+            masked.append(f"{flag}={shown}" if equals else argument)
             hiding = secret and not equals
         else:
-            masked.append(MASK if hiding else mask_urls(argument))
+            masked.append(MASK if hiding else _mask_inside(argument))
     return tuple(masked)
 
 
@@ -70,7 +78,7 @@ def mask_value(path: tuple[str, ...], value: object) -> object:
         return MASK
     if path in _MANY and isinstance(value, (tuple, list)):
         return mask_arguments(str(item) for item in value)
-    return mask_urls(value) if isinstance(value, str) else value
+    return _mask_inside(value) if isinstance(value, str) else value
 
 
 def mask_text(key: str, text: str) -> str:
@@ -94,6 +102,38 @@ def mask_assignment(said: str) -> str:
     """KEY=VALUE of --set as it may be shown."""
     key, equals, text = said.partition("=")
     return f"{key}{equals}{mask_text(key, text)}"
+
+
+def _mask_inside(text: str) -> str:
+    """``text`` with what is secret within it masked: in JSON by the names of its keys, and in URLs."""
+    if not text.lstrip().startswith(("{", "[")):
+        return mask_urls(text)
+    try:
+        value = json.loads(text)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # no JSON: where a key of it is secret, its value cannot be told apart
+        return MASK if any(map(_is_secret_key, _JSON_KEY.findall(text))) else mask_urls(text)
+    masked = _mask_json(value)
+    return text if masked == value else json.dumps(masked, ensure_ascii=False)
+
+
+def _mask_json(value: object, *, secret: bool = False) -> object:
+    """``value`` with the text masked that stands below a secret key; numbers count something."""
+    if isinstance(value, dict):
+        return {key: _mask_json(below, secret=secret or _is_secret_key(key)) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_mask_json(below, secret=secret) for below in value]
+    if not isinstance(value, str):
+        return value
+    return MASK if secret and value else mask_urls(value)
+
+
+def _is_secret_key(key: str) -> bool:
+    """Whether a key of JSON says that its value is a secret: ``password``, ``api-key``, ``accessToken``."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", key).upper().split("_")
+    return is_secret_name("_".join(words)) and _MARKS.isdisjoint(words)
 
 
 def _mask_below(path: tuple[str, ...], value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -74,6 +75,8 @@ def test_the_preset_s_own_settings_for_a_gpu_count(capsys: Capture) -> None:
         "engine.env={HF_TOKEN: hunter2}",
         "engine={env: {HF_TOKEN: hunter2}}",
         "engine.env.HTTPS_PROXY=http://user:hunter2@proxy:3128",
+        "engine.env.HTTPS_PROXY=http://hunter2@proxy:3128",
+        'engine.env={X: \'{"password": "hunter2"}\'}',
     ],
 )
 def test_no_secret_is_printed_whichever_way_it_was_given(form: str, secret: str, capsys: Capture) -> None:
@@ -81,6 +84,28 @@ def test_no_secret_is_printed_whichever_way_it_was_given(form: str, secret: str,
     said = capsys.readouterr()
     assert "hunter2" not in said.out + said.err
     assert "********" in said.out
+
+
+@pytest.mark.parametrize(
+    "argument", ['{"password": "hunter2"}', "http://u:hunter2@h:1", "http://hunter2@h:1"]
+)
+def test_a_secret_among_the_engine_s_arguments_is_shown_in_its_command_alone(
+    argument: str, capsys: Capture
+) -> None:
+    said = f"engine.extra_args={json.dumps(['--otlp-traces-endpoint', argument])}"
+    assert run(["render", "shell", *LARGE, "--set", said]) == 0
+    captured = capsys.readouterr()
+    before, command = captured.out.split("exec vllm")
+    assert "hunter2" in command
+    assert "hunter2" not in before + captured.err
+    assert "engine.extra_args hold a secret" in " ".join(captured.err.split())
+
+
+def test_an_error_does_not_quote_a_token_in_a_url(capsys: Capture) -> None:
+    assert run(["render", "shell", *LARGE, "--gpu", "https://hunter2@host"]) == 2
+    said = capsys.readouterr().err
+    assert "https://********@host" in said
+    assert "hunter2" not in said
 
 
 def test_a_variable_that_counts_tokens_is_written_and_not_asked_for(capsys: Capture) -> None:

@@ -10,7 +10,14 @@ from tri_serve.errors import SpecError
 from tri_serve.spec.difference import difference, printable
 from tri_serve.spec.load import load_spec
 from tri_serve.spec.models import Spec
-from tri_serve.spec.secrets import MASK, is_secret_name, mask_arguments, mask_assignment, mask_urls
+from tri_serve.spec.secrets import (
+    MASK,
+    is_secret_name,
+    is_secret_variable,
+    mask_arguments,
+    mask_assignment,
+    mask_urls,
+)
 
 SECRET = "hunter2hunter2"
 
@@ -62,6 +69,17 @@ def test_a_printed_spec_masks_secrets_and_nothing_else() -> None:
             ("--hf-token=a", "--max-num-batched-tokens", "2"),
             (f"--hf-token={MASK}", "--max-num-batched-tokens", "2"),
         ),
+        (
+            ("--kv-transfer-config", '{"kv_connector": "X", "extra": {"api-key": "a", "port": 1}}'),
+            ("--kv-transfer-config", f'{{"kv_connector": "X", "extra": {{"api-key": "{MASK}", "port": 1}}}}'),
+        ),
+        (('--c={"accessTokens": ["a"]}',), (f'--c={{"accessTokens": ["{MASK}"]}}',)),
+        (('--c={"url": "http://a@b"}',), (f'--c={{"url": "http://{MASK}@b"}}',)),
+        (("--c={password: a",), (f"--c={MASK}",)),
+        (("--c=https://a@b", "https://a@b"), (f"--c=https://{MASK}@b", f"https://{MASK}@b")),
+        # Counts, switches and marks of text are none, and what holds no secret is left as it was written.
+        (('--c={"eos_token":"</s>", "key":1}',), ('--c={"eos_token":"</s>", "key":1}',)),
+        (("{a", "[b"), ("{a", "[b")),
         (("--tokenizer", "a", "--tokenizer=b"), ("--tokenizer", "a", "--tokenizer=b")),
     ],
 )
@@ -116,11 +134,15 @@ def test_a_token_that_says_who_asks_is_one(name: str) -> None:
     [
         ("http://u:hunter2@proxy:3128", f"http://u:{MASK}@proxy:3128"),
         ("a http://:hunter2@b, https://u:hunter@2@c/x", f"a http://:{MASK}@b, https://u:{MASK}@c/x"),
-        ("http://u@proxy:3128/a:b@c", "http://u@proxy:3128/a:b@c"),
+        ("https://hunter2@github.com/a, x", f"https://{MASK}@github.com/a, x"),
+        ("https://hunter@2@host", f"https://{MASK}@host"),
+        ('["http://a.b","c@d"]', '["http://a.b","c@d"]'),
+        ("http://proxy:3128/a:b@c", "http://proxy:3128/a:b@c"),
+        ("git+ssh://git@github.com/a", "git+ssh://git@github.com/a"),
         ("http://proxy:3128", "http://proxy:3128"),
     ],
 )
-def test_a_password_in_a_url_is_masked(text: str, shown: str) -> None:
+def test_a_password_or_a_token_in_a_url_is_masked(text: str, shown: str) -> None:
     assert mask_urls(text) == shown
 
 
@@ -151,3 +173,16 @@ def test_a_password_in_a_url_is_shown_nowhere_in_a_spec() -> None:
 )
 def test_an_assignment_is_shown_without_its_secrets(said: str, shown: str) -> None:
     assert mask_assignment(said) == shown
+
+
+def test_json_in_a_variable_that_holds_a_secret_makes_it_one() -> None:
+    assert is_secret_variable("CONFIG", '{"password": "hunter2"}')
+    assert is_secret_variable("HTTPS_PROXY", "http://hunter2@proxy")
+    assert not is_secret_variable("CONFIG", '{"port": 1}')
+
+
+def test_a_mistake_in_a_url_does_not_quote_its_token() -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(None, [], {}, [f"gateway.port=https://{SECRET}@host/{'x' * 80}"])
+    assert MASK in caught.value.message
+    assert SECRET not in caught.value.message

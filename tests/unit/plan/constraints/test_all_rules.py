@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tri_serve.checkpoint.quantization import QuantizationFacts
+from tri_serve.plan.catalogue import read_catalogue
 from tri_serve.plan.constraints import (
     Request,
     all_rules,
@@ -15,7 +16,6 @@ from tri_serve.plan.constraints import (
     kernel_expectation,
     parse_version,
 )
-from tri_serve.plan.catalogue import read_catalogue
 
 Ask = Callable[..., Request]
 

@@ -2,6 +2,7 @@
 
 TriServeError                      1   a command ran and failed
 ├── UsageError                     2   the command line asks for something that cannot be
+│   └── TooLongError               2   a length that is asked about is more than the model takes
 ├── SpecError                     10   tri-serve.yaml (or what overrides it) is wrong
 ├── CheckpointError               11   the checkpoint is missing, damaged or not what the spec says
 ├── LaunchError                   12   no engine of that version takes this configuration
@@ -42,6 +43,10 @@ class UsageError(TriServeError):
     """The command line asks for something that cannot be."""
 
     exit_code = 2
+
+
+class TooLongError(UsageError):
+    """A length that is asked about is more than model.max_model_len allows; a shorter one may do."""
 
 
 class SpecError(TriServeError):

@@ -15,11 +15,11 @@ from tri_serve.places import cache_dir
 from tri_serve.plan.advice import changes
 from tri_serve.plan.calibration_table import load_tables
 from tri_serve.plan.catalogue import load_catalogue
-from tri_serve.plan.demand import Load
 from tri_serve.plan.facts import Gpu, PlanDevice
 from tri_serve.plan.make import Question, make_plan
 from tri_serve.plan.model import model_facts
 from tri_serve.plan.result import Plan
+from tri_serve.plan.server import Load
 from tri_serve.plan.slo import Slo, parse_slo
 from tri_serve.spec.fields import parse_count
 from tri_serve.spec.models import Spec

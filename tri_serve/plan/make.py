@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tri_serve.errors import UsageError
+from tri_serve.errors import TooLongError
 from tri_serve.plan.calibration import shares_for
 from tri_serve.plan.calibration_table import CalibrationTable
 from tri_serve.plan.constraints import Request, check, kernel_expectation
-from tri_serve.plan.demand import Load, plan_demand
+from tri_serve.plan.demand import plan_demand, plan_slo
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.memory import plan_memory
 from tri_serve.plan.result import (
@@ -18,9 +18,12 @@ from tri_serve.plan.result import (
     MemoryPlan,
     ModelSummary,
     Plan,
+    SloPlan,
     SpeedPlan,
 )
+from tri_serve.plan.server import Load
 from tri_serve.plan.shares import Shares
+from tri_serve.plan.slo import Slo
 from tri_serve.plan.speed import BATCHES, plan_speed, sequences_at_once
 from tri_serve.spec.engine import EngineSpec
 from tri_serve.spec.models import Spec
@@ -34,12 +37,13 @@ class Question:
     """What a plan is asked beyond what the spec says."""
 
     load: Load | None = None
-    tpot: float | None = None
-    """Seconds from token to token that are promised."""
+    """Lengths of the requests, and their rate and SLO where these are asked about."""
     price: float | None = None
     """Of one GPU for an hour, in any currency."""
     contexts: tuple[int, ...] | None = None
     """Tokens behind each sequence to predict speed for; none: 1,024, and the longest that is allowed."""
+    prompts: tuple[int, ...] | None = None
+    """Tokens of the prompts to predict the first token for; none: the same."""
 
 
 def make_plan(
@@ -66,6 +70,7 @@ def make_plan(
     request = Request(spec, model, device, memory=memory, planner=memory_of, gpus=larger)
     findings = check(request)
     speed: SpeedPlan | None = None
+    slo: SloPlan | None = None
     demand: DemandPlan | None = None
     # 0 stands for unknown: the catalogue does not have this board. What does not fit by these figures and is not
     # refused runs with others, which a flag gives it.
@@ -73,10 +78,11 @@ def make_plan(
     if known and not any(finding.severity == "refusal" for finding in findings):
         attained = shares_for(device.gpu, spec.engine, model.quantization.method, tables)
         speed = _speed(model, device, spec.engine, memory, attained, question)
-        if question.load is not None:
-            demand = plan_demand(
-                model, device, spec.engine, memory, attained, question.load, price=question.price
-            )
+        load = question.load
+        if load is not None and load.slo != Slo():
+            slo = plan_slo(model, device, spec.engine, memory, attained, load)
+        if load is not None and load.request_rate is not None:
+            demand = plan_demand(model, device, spec.engine, memory, attained, load, price=question.price)
     return Plan(
         model=_model_summary(model),
         device=_device_summary(device, spec.engine),
@@ -85,6 +91,7 @@ def make_plan(
         findings=findings,
         memory=memory,
         speed=speed,
+        slo=slo,
         demand=demand,
     )
 
@@ -99,7 +106,7 @@ def _speed(
 ) -> SpeedPlan:
     longest = max(question.contexts or (0,))
     if longest > memory.max_model_len:
-        raise UsageError(
+        raise TooLongError(
             f"--context {longest}: max_model_len allows {memory.max_model_len} tokens",
             hint="shorten it, or raise model.max_model_len if the model allows it",
         )
@@ -116,8 +123,8 @@ def _speed(
         shares,
         batches=sorted({*BATCHES, *most} - {0}),
         contexts=contexts,
-        prompts=contexts,
-        tpot_slo=question.tpot,
+        prompts=question.prompts or contexts,
+        tpot_slo=question.load.slo.tpot if question.load else None,
     )
 
 

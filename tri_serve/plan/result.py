@@ -141,10 +141,49 @@ class SpeedPlan(PlanModel):
     """Whether the attained shares were fitted to measurements of such a device, engine version and quantization."""
     evidence_detail: str
     """Which measurements, or which prior."""
+    evidence_file: str | None = None
+    """The calibration file that holds them; none: a prior."""
     decode: tuple[DecodePoint, ...]
     prefill: tuple[PrefillPoint, ...]
     largest_batch_for_slo: int | None = None
-    """Sequences at once up to which the TPOT of the SLO is likely kept; none: no SLO was given, or 0 keep it."""
+    """Sequences at once up to which a step likely takes no longer than the TPOT of the SLO while no prompt is read;
+    none: no TPOT was given, 0: not even one. ``slo`` of the plan counts the prompts of others too."""
+
+
+class EngineLoad(PlanModel):
+    """One engine that is never idle, at the likely pace: averages over its requests."""
+
+    sequences: int
+    """At once."""
+    prompt_seconds: float
+    """To read one prompt, with nothing else to do."""
+    step_seconds: float
+    """Of one decode step of all sequences."""
+    request_rate: float
+    """Requests a second that it could serve."""
+    ttft: float
+    """Seconds, with the wait for other prompts and for the steps between."""
+    tpot: float
+    """Seconds, with the prompts of others that come between."""
+    e2e: float
+
+
+class SloPlan(PlanModel):
+    """Up to how many users at once one engine keeps what is promised."""
+
+    promised: str
+    """``ttft=500ms,tpot=50ms``."""
+    input_len: int
+    output_len: int
+    users: Range
+    """Sequences at once that keep it, as many as fit at most; 0: not even one. ``low`` if the engine is as slow as
+    it may be."""
+    most: int
+    """Sequences of these lengths that fit at once."""
+    breaks: str
+    """What one sequence more would likely break, with the numbers; empty if all that fit keep it."""
+    engine: EngineLoad | None
+    """At the likely number of users; none if that is 0."""
 
 
 class DemandPlan(PlanModel):
@@ -158,6 +197,14 @@ class DemandPlan(PlanModel):
     """Engines; ``low`` if all goes as fast as it may, ``high`` for a promise. None: no number of them suffices."""
     limited_by: str
     """What sets the number: prefill, max_num_seqs, KV cache, or the SLO; with the numbers."""
+    utilization: float = 1.0
+    """Share of what an engine could serve that it is to serve."""
+    engine: EngineLoad | None = None
+    """One engine at the likely pace, as the number of engines was worked out; none if no number suffices."""
+    price: float | None = None
+    """Of one GPU for an hour, as it was given."""
+    gpus_each: int = 1
+    """GPUs of one engine."""
     cost_per_hour: OpenRange | None = None
     """Of all engines, at the price given for one GPU."""
     cost_per_million_output_tokens: OpenRange | None = None
@@ -237,6 +284,8 @@ class Plan(PlanModel):
     memory: MemoryPlan | None
     """None where a refusal leaves nothing to compute."""
     speed: SpeedPlan | None
+    slo: SloPlan | None = None
+    """None where no SLO was asked about."""
     demand: DemandPlan | None = None
     changes: tuple[Change, ...] = ()
     """What to change: to make it work if it does not, else to get more of it."""

@@ -18,7 +18,7 @@ _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]+@")
 _TOKEN_IN_URL = re.compile(r"""(?<!ssh://)(?<=://)[^/\s:?#"',]+@""")
 """A name without a password may be a token (``https://TOKEN@host``), but where ssh wants a name alone."""
 _MARKS = frozenset(
-    ["BOS", "EOS", "PAD", "UNK", "SEP", "CLS", "MASK", "IMAGE", "AUDIO", "VIDEO", "START", "STOP", "END"]
+    {"BOS", "EOS", "PAD", "UNK", "SEP", "CLS", "MASK", "IMAGE", "AUDIO", "VIDEO", "START", "END"}
 )
 """Words before TOKEN in JSON that name a mark in text."""
 _JSON_KEY = re.compile(r"""["']?([\w-]+)["']?\s*:""")

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from tri_serve.errors import UsageError
-from tri_serve.plan.demand import Load, Point, Server, plan_demand
+from tri_serve.errors import TooLongError, UsageError
+from tri_serve.plan.demand import plan_demand, plan_slo
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
-from tri_serve.plan.result import DemandPlan, MemoryPlan, OpenRange
+from tri_serve.plan.result import DemandPlan, MemoryPlan, OpenRange, SloPlan
 from tri_serve.plan.roofline import Roofline
+from tri_serve.plan.server import Load, Point, Server
 from tri_serve.plan.shares import Pace, prior_shares
 from tri_serve.plan.slo import Slo
 from tri_serve.plan.words import engines_words
@@ -117,22 +118,22 @@ def test_a_promise_that_one_sequence_alone_breaks_is_kept_by_none(slo: Slo) -> N
 @pytest.mark.parametrize(
     ("slo", "says"),
     [
-        (Slo(ttft=1.0), "TTFT 1,500.0 ms, and 1,000 ms is asked"),
+        (Slo(ttft=1.0), "TTFT 1,500.0 ms (1,200.0 of them for its own prompt), and 1,000 ms is asked"),
         (Slo(tpot=0.05), "TPOT 60.0 ms, and 50 ms is asked"),
         (Slo(e2e=7.0), "end to end 7,500.0 ms, and 7,000 ms is asked"),
         (Slo(ttft=1.5, tpot=0.06, e2e=7.5), None),
     ],
 )
 def test_a_broken_promise_is_told_with_its_numbers(slo: Slo, says: str | None) -> None:
-    point = Point(sequences=1, rate=1.0, ttft=1.5, tpot=0.06, prefill_share=0.5)
+    point = Point(sequences=1, rate=1.0, ttft=1.5, tpot=0.06, prefill_share=0.5, prompt=1.2, step=0.05)
     assert point.broken(Load(1.0, 10, 101, slo)) == says
 
 
 def test_replicas_are_counted_for_seven_tenths_of_what_each_could_serve() -> None:
-    point = Point(sequences=1, rate=1.0, ttft=1.0, tpot=0.0, prefill_share=0.5)
-    assert server(replace(BY_HAND, request_rate=0.69)).replicas(point) == 1
-    assert server(replace(BY_HAND, request_rate=0.71)).replicas(point) == 2
-    assert server(replace(BY_HAND, request_rate=7.1)).replicas(point) == 11
+    point = Point(sequences=1, rate=1.0, ttft=1.0, tpot=0.0, prefill_share=0.5, prompt=1.0, step=0.0)
+    assert server(BY_HAND).replicas(point, 0.69) == 1
+    assert server(BY_HAND).replicas(point, 0.71) == 2
+    assert server(BY_HAND).replicas(point, 7.1) == 11
 
 
 def test_replicas_rise_with_the_load_and_fall_with_the_bandwidth(
@@ -158,7 +159,7 @@ def test_what_limits_an_engine_is_named(
 ) -> None:
     talk = Load(2.0, 100, 400)
     # 500 tokens are 32 blocks of 16; 2,048 blocks are there.
-    assert plan(talk).limited_by == "KV cache: it holds 64 sequences of 500 tokens"
+    assert plan(talk).limited_by == ("KV cache: it holds 64 sequences of 500 tokens (4 of the full 8,192)")
     assert plan(talk, memory=memory(max_num_seqs=8)).limited_by == "max_num_seqs: 8 sequences at once"
     assert plan(Load(2.0, 4000, 20)).limited_by.startswith("prefill: reading prompts takes 9")
     tight = plan(replace(talk, slo=Slo(tpot=0.030))).limited_by
@@ -179,7 +180,7 @@ def test_an_slo_that_cannot_be_kept_is_answered_with_what_one_sequence_alone_get
 ) -> None:
     found = plan(replace(SHORT, slo=Slo(tpot=0.015)), price=1.0)
     assert (found.replicas, found.cost_per_million_tokens) == (None, None)
-    assert found.limited_by.startswith("the SLO: one sequence alone has TPOT ")
+    assert found.limited_by.startswith("the SLO: one sequence at once has TPOT ")
 
 
 def test_an_slo_that_may_not_be_kept_is_said_to_be_in_doubt(plan: Callable[..., DemandPlan]) -> None:
@@ -204,6 +205,45 @@ def test_the_price_of_tokens_is_that_of_the_gpus_for_the_tokens_of_an_hour(
         assert found.cost_per_million_tokens is not None
         assert found.cost_per_million_tokens.likely == pytest.approx(cost * 101 / 1101)
     assert plan().cost_per_million_tokens is None
+
+
+@pytest.fixture
+def promised(
+    model: Callable[..., ModelFacts], memory: Callable[..., MemoryPlan], round_gpu: Callable[..., Gpu]
+) -> Callable[..., SloPlan]:
+    def make(load: Load, **changes: Any) -> SloPlan:
+        gpu = round_gpu()
+        shares = prior_shares(gpu)
+        return plan_slo(model(), PlanDevice(gpu), EngineSpec(), memory(**changes), shares, load)
+
+    return make
+
+
+def test_an_slo_is_kept_up_to_the_users_with_which_engines_are_counted(
+    promised: Callable[..., SloPlan], plan: Callable[..., DemandPlan]
+) -> None:
+    load = Load(2.0, 100, 400, Slo(tpot=0.030))
+    found, demand = promised(load), plan(load)
+    assert demand.engine is not None
+    assert found.engine == demand.engine
+    assert found.users.likely == demand.engine.sequences < found.most == 64
+    assert found.users.low <= found.users.likely <= found.users.high
+    assert found.engine.tpot <= 0.030
+    assert f"{found.users.likely + 1:.0f} sequences at once would have {found.breaks}" in demand.limited_by
+    assert promised(replace(load, request_rate=None)) == found
+
+
+def test_an_slo_that_every_user_who_fits_has_breaks_nowhere(promised: Callable[..., SloPlan]) -> None:
+    found = promised(Load(None, 100, 400, Slo(tpot=10.0)))
+    assert (found.users.likely, found.breaks, found.promised) == (64, "", "tpot=10000ms")
+
+
+def test_an_slo_that_one_user_breaks_says_so(promised: Callable[..., SloPlan]) -> None:
+    found = promised(Load(None, 1000, 101, Slo(ttft=0.001)))
+    assert (found.users.likely, found.engine) == (0, None)
+    assert found.breaks.startswith("TTFT ")
+    with pytest.raises(TooLongError, match="max_model_len allows 8192"):
+        promised(Load(None, 8192, 101, Slo(ttft=0.001)))
 
 
 @pytest.mark.parametrize(

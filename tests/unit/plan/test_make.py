@@ -11,11 +11,11 @@ from tri_serve.errors import UsageError
 from tri_serve.plan.advice import changes
 from tri_serve.plan.catalogue import find_gpu
 from tri_serve.plan.constraints import apply_change
-from tri_serve.plan.demand import Load
 from tri_serve.plan.facts import Gpu, PlanDevice
 from tri_serve.plan.make import Question, make_plan
 from tri_serve.plan.model import model_facts
 from tri_serve.plan.result import Plan
+from tri_serve.plan.server import Load
 from tri_serve.spec.load import load_spec
 from tri_serve.spec.models import Spec
 from tri_serve.spec.preset import load_preset, preset_names

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tri_serve import errors
-from tri_serve.cli.main import INTERRUPTED
+from tri_serve.cli.entry import INTERRUPTED
 from tri_serve.plan.constraints.reference import rules_page
 from tri_serve.plan.result import Plan
 from tri_serve.spec.descriptions import DescribedSchema

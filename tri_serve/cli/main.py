@@ -7,6 +7,7 @@ little more than importing click.
 from __future__ import annotations
 
 import difflib
+import errno
 import gc
 import os
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tri_serve import __version__
+from tri_serve.cli.entry import INTERRUPTED
 from tri_serve.errors import TriServeError
 
 if TYPE_CHECKING:
@@ -29,9 +31,6 @@ ENVIRONMENT_PREFIX = "TRI_SERVE"
 
 COLLECT_EVERY = (50_000, 20, 50)
 """Objects, and collections of younger ones, between two collections: gc.set_threshold's three numbers."""
-
-INTERRUPTED = 130
-"""128 + SIGINT, as shells report a program that Ctrl-C ended."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,8 @@ class CommandTable(click.Group):
 
 def describe(error: TriServeError | OSError) -> str:
     """One line for an error; an operating system's error with the file it is about."""
+    if isinstance(error, OSError) and error.errno == errno.EBADF and error.filename is None:
+        return "stdout is closed: there is nowhere to write to"
     if isinstance(error, OSError) and error.strerror:
         names = ": ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         return f"{names}: {error.strerror}" if names else error.strerror
@@ -162,12 +163,13 @@ def run(args: Sequence[str] | None = None) -> int:
 
     Errors have been written to stderr.
     """
+    outcome = None
     try:
         outcome = cli.main(
             args=None if args is None else list(args), prog_name="tri-serve", standalone_mode=False
         )
         sys.stdout.flush()
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -178,10 +180,21 @@ def run(args: Sequence[str] | None = None) -> int:
         show_error(error.format_message(), f"{path} --help" if isinstance(error, click.UsageError) else None)
         return error.exit_code
     except BrokenPipeError:
-        # The reader left (`tri-serve presets | head -1`). What Python still holds would fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        # The reader left (`tri-serve presets | head -1`).
+        _write_no_more()
+        return TriServeError.exit_code
+    except OSError as error:
+        # What was printed could not be written: a full disk, or stdout closed. A command that met it has said so.
+        _write_no_more()
+        if not outcome:
+            show_error(describe(error))
+        return TriServeError.exit_code
     return outcome if isinstance(outcome, int) else 0
+
+
+def _write_no_more() -> None:
+    """What Python still holds for stdout would fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:

@@ -86,8 +86,16 @@ def pad(text: str, width: int) -> str:
     return text + " " * max(width - display_width(text), 0)
 
 
-def print_notes(notes: Iterable[str]) -> None:
+def print_notes(notes: Iterable[str], *, label: str = "note") -> None:
     """Write notes to stderr, wrapped to the terminal."""
-    width = min(terminal_width(), 100)
+    width, indent = min(terminal_width(), 100), " " * (len(label) + 2)
     for note in notes:
-        click.echo(textwrap.fill(f"note: {note}", width, subsequent_indent="      "), err=True)
+        # Names of files and packages are there to be copied.
+        lines = textwrap.fill(
+            f"{label}: {note}",
+            width,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        click.echo(lines, err=True)

@@ -57,19 +57,19 @@ def question_options(command: Command) -> Command:
     )
     @click.option(
         "--input-len",
-        default="1024",
-        show_default=True,
         metavar="TOKENS",
-        help="Prompt of such a request.",
+        help="Prompt of a request: for the load, the SLO, and the table of speed. [default: 1024]",
     )
     @click.option(
         "--output-len",
-        default="256",
-        show_default=True,
         metavar="TOKENS",
-        help="Answer to such a request.",
+        help="Answer to it. [default: 256]",
     )
-    @click.option("--slo", metavar="WORDS", help="What is promised: ttft=500ms,tpot=50ms (or ttft:500).")
+    @click.option(
+        "--slo",
+        metavar="WORDS",
+        help="What is promised, ttft=500ms,tpot=50ms (or ttft:500): up to how many users at once is it kept?",
+    )
     @click.option(
         "--price",
         type=click.FloatRange(min=0),
@@ -125,12 +125,16 @@ def show(
     from tri_serve.cli.plan_screen import screen
 
     found: Answer = answer(selection, gpu, asked, advise=True)
+    print_notes(found.warnings, label="warning")
     print_notes(found.notes)
     print_notices(found.notices)
     if html is not None:
         from tri_serve.plan.page import page
 
-        html.write_text(page(found.plan, title=found.title), encoding="utf-8")
+        html.write_text(
+            page(found.plan, title=found.title, start=found.start, terms=found.notices, notes=found.notes),
+            encoding="utf-8",
+        )
         click.echo(f"wrote {html}", err=True)
     if output != "table":
         print_data(found.plan.model_dump(mode="json"), output)
@@ -156,11 +160,11 @@ def compare(gpus: str, selection: SpecSelection, asked: Asked, output: str) -> N
     from tri_serve.cli.output import print_data
     from tri_serve.cli.plan_tables import compared, print_compared
 
-    plans = compared(selection, gpus, asked)
+    rows = compared(selection, gpus, asked)
     if output == "table":
-        print_compared(plans)
+        print_compared(rows)
     else:
-        print_data([found.plan.model_dump(mode="json") for found in plans], output)
+        print_data([row.data()["plan"] or {"gpu": row.name, "error": row.why} for row in rows], output)
 
 
 @plan.command()
@@ -192,7 +196,7 @@ def sweep(selection: SpecSelection, vary: tuple[str, ...], gpu: str, asked: Aske
         print_swept(keys, plans)
     else:
         print_data(
-            [{"values": dict(values), "plan": found.plan.model_dump(mode="json")} for values, found in plans],
+            [{"values": dict(values), **row.data()} for values, row in plans],
             output,
         )
 

@@ -30,6 +30,9 @@ REFUSED = LaunchError.exit_code
 STAND_IN_SOURCE = "/path/to/checkpoint"
 """What commands show where the checkpoint is still to be named."""
 
+_INPUT_LEN, _OUTPUT_LEN = 1024, 256
+"""Tokens of a request where nothing else is said: a common length of chats."""
+
 _LONGEST_COUNT = 12
 """Digits; no model has a context of a million million tokens."""
 
@@ -51,6 +54,8 @@ class Answer:
     title: str
     notes: tuple[str, ...]
     """What the user should know of this plan."""
+    warnings: tuple[str, ...]
+    """What is wrong beside the plan, and was left out of it."""
     notices: tuple[str, ...]
     """What the user of the preset should know, whatever is planned."""
     start: str | None
@@ -61,20 +66,28 @@ def asked_of(
     *,
     context: str | None,
     request_rate: float | None,
-    input_len: str,
-    output_len: str,
+    input_len: str | None,
+    output_len: str | None,
     slo: str | None,
     price: float | None,
     calibration: tuple[Path, ...],
 ) -> Asked:
-    """The options, checked. Raises UsageError."""
+    """The options, checked. Raises UsageError.
+
+    Lengths that are given are those of the table of speed too, unless ``context`` says others: with the prompt
+    behind each user, as an answer begins, and with all of it, as it ends.
+    """
     promised = parse_slo(slo) if slo else Slo()
     if price is not None and request_rate is None:
         raise UsageError("--price needs --request-rate: cost depends on how busy the GPUs are")
-    lengths = tokens("--input-len", input_len), tokens("--output-len", output_len)
-    load = None if request_rate is None else Load(request_rate, *lengths, slo=promised)
+    prompt = _INPUT_LEN if input_len is None else tokens("--input-len", input_len)
+    answered = _OUTPUT_LEN if output_len is None else tokens("--output-len", output_len)
+    load = Load(request_rate, prompt, answered, slo=promised)
     contexts = tuple(tokens("--context", word) for word in context.split(",")) if context else None
-    question = Question(load=load, tpot=promised.tpot, price=price, contexts=contexts)
+    prompts = None
+    if contexts is None and (input_len is not None or output_len is not None):
+        contexts, prompts = (prompt, prompt + answered), (prompt,)
+    question = Question(load=load, price=price, contexts=contexts, prompts=prompts)
     return Asked(question, calibration)
 
 
@@ -103,7 +116,8 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
             )
         raise
     catalogue = load_catalogue()
-    tables = load_tables(asked.calibrations)
+    warnings: list[str] = []
+    tables = load_tables(asked.calibrations, damaged=warnings.append)
 
     def planner(spec: Spec, device: PlanDevice) -> Plan:
         return make_plan(
@@ -129,11 +143,20 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
     return Answer(
         plan=plan,
         title=f"{loaded.preset or spec.model.served_name} on {plan.device.title}",
-        notes=chosen.notes,
+        notes=(*chosen.notes, *_of_version(spec)),
+        warnings=tuple(warnings),
         notices=loaded.notes,
         # What `up` starts and watches over itself is vLLM.
         start=None if plan.refused or spec.engine.kind != "vllm" else _start(selection, gpu, chosen),
     )
+
+
+def _of_version(spec: Spec) -> tuple[str, ...]:
+    """What is said of an engine that is newer than all whose flags are known."""
+    from tri_serve.launch.version_gates import newer_than_known
+
+    words = newer_than_known(spec.engine.kind, spec.engine.version)
+    return () if words is None else (words,)
 
 
 def _larger(catalogue: Mapping[str, Gpu], than: Gpu) -> tuple[Gpu, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from tri_serve.plan.result import MemoryPlan, Plan, Term
-from tri_serve.plan.words import gib
+from tri_serve.plan.result import DemandPlan, EngineLoad, MemoryPlan, Plan, Term
+from tri_serve.plan.words import gib, slo_words
 
 _INDENT = "  "
 
@@ -20,6 +20,8 @@ def explanation(plan: Plan, *, width: int) -> list[str]:
         lines += ["", *_memory(plan.memory, width)]
     if plan.speed is not None:
         lines += ["", f"speed: {plan.speed.evidence}", *_wrapped(plan.speed.evidence_detail, width)]
+        if plan.speed.evidence_file is not None:
+            lines += _wrapped(f"from {plan.speed.evidence_file}", width)
         limits = {point.bound for point in plan.speed.decode}
         words = {
             "memory": "generating waits for weights and KV cache to be read: bytes / (bandwidth x share)",
@@ -27,11 +29,68 @@ def explanation(plan: Plan, *, width: int) -> list[str]:
         }
         lines += [line for limit in sorted(limits) for line in _wrapped(words[limit], width)]
         lines += _wrapped("a prompt is read at operations / (operations per second x share)", width)
+        lines += _wrapped("first token: of a user alone, when its prompt is read", width)
+    if plan.slo is not None:
+        lines += ["", "slo: one engine", *_wrapped(slo_words(plan.slo), width)]
+        if plan.slo.engine is not None and plan.demand is None:
+            lines += _engine(plan.slo.engine, plan.slo.input_len, plan.slo.output_len, width)
+    if plan.demand is not None:
+        lines += _demand(plan.demand, width)
     if plan.findings:
         lines += ["", "rules that spoke"]
         for finding in plan.findings:
             lines += _wrapped(f"{finding.rule}: from {finding.source}", width)
     return lines
+
+
+def _demand(demand: DemandPlan, width: int) -> list[str]:
+    rate = demand.request_rate
+    asked = f"{rate:g} request{'s' * (rate != 1)}/s"
+    lines = ["", f"load: {asked} of {demand.input_len:,} + {demand.output_len:,} tokens"]
+    lines += _wrapped(f"what sets it: {demand.limited_by}", width)
+    if demand.engine is None or demand.replicas is None:
+        return lines
+    lines += _engine(demand.engine, demand.input_len, demand.output_len, width)
+    lines += _wrapped(
+        f"engines: {asked} / ({demand.utilization:g} x {demand.engine.request_rate:.3g}) = "
+        f"{rate / (demand.utilization * demand.engine.request_rate):.3g}, rounded up: "
+        f"{demand.replicas.likely:,.0f}; {demand.utilization:g} leaves room for bursts; the range is that of the "
+        "shares attained",
+        width,
+    )
+    hourly, each = demand.cost_per_hour, demand.cost_per_million_output_tokens
+    if demand.price is None or hourly is None or each is None:
+        return lines
+    lines += ["", f"cost: {demand.price:g} for one GPU and hour"]
+    lines += _wrapped(
+        f"an hour: {demand.price:g} x {demand.gpus_each} GPU{'s' * (demand.gpus_each != 1)} of each engine x "
+        f"{demand.replicas.likely:,.0f} = {hourly.likely:.3g}",
+        width,
+    )
+    lines += _wrapped(
+        f"a million output tokens: {hourly.likely:.3g} / ({rate:g} x {demand.output_len:,} x 3,600 s) x 1,000,000 "
+        f"= {each.likely:.3g}; with prompt tokens counted, {demand.input_len + demand.output_len:,} stand in the "
+        f"place of {demand.output_len:,}",
+        width,
+    )
+    return lines
+
+
+def _engine(engine: EngineLoad, input_len: int, output_len: int, width: int) -> list[str]:
+    """How one engine's rate and waits come about, for the likely pace."""
+    n, further = engine.sequences, output_len - 1
+    prompt, step = (f"{1000 * value:,.1f} ms" for value in (engine.prompt_seconds, engine.step_seconds))
+    ttft, tpot, e2e = (f"{1000 * value:,.1f} ms" for value in (engine.ttft, engine.tpot, engine.e2e))
+    words = (
+        f"one engine with n = {n:,} at once, likely: T = {prompt} for a prompt of {input_len:,} tokens, s = {step} "
+        f"for a step of n sequences with {input_len + output_len // 2:,} tokens each",
+        f"requests/s: 1 / (T + {further:,} x s / n) = {engine.request_rate:.3g}",
+        f"TPOT: s + n x T / {further:,} = {tpot}" if further else "TPOT: an answer of one token has none",
+        f"TTFT: T + the wait for prompts of the {n - 1:,} others (M/D/1) + their steps meanwhile = {ttft}",
+        f"end to end: TTFT + {further:,} x TPOT = {e2e}",
+        "from Little's law and Pollaczek-Khinchine; an engine that is never idle",
+    )
+    return [line for said in words for line in _wrapped(said, width)]
 
 
 def _device(plan: Plan, width: int) -> list[str]:

@@ -22,9 +22,11 @@ from tri_serve.plan.words import (
     parameters_words,
     rate_of_each,
     seconds,
+    slo_words,
     span,
     unknown_speed_words,
     users_words,
+    weights_words,
 )
 from tri_serve.render.text import grouped
 
@@ -49,6 +51,8 @@ def screen(plan: Plan, *, width: int, unicode: bool = True, start: str | None = 
         lines += _speed(plan.speed, width)
     elif planned:
         lines += _labelled("speed", unknown_speed_words(plan), width)
+    if plan.slo is not None:
+        lines += _labelled("slo", slo_words(plan.slo), width)
     if plan.demand is not None:
         lines += _demand(plan.demand, width)
     lines += _changes(plan.changes, width)
@@ -75,7 +79,7 @@ def verdict(plan: Plan) -> str:
 def _facts(plan: Plan, width: int) -> list[str]:
     model = plan.model
     quantization = "" if model.quantization == "none" else f"{model.quantization}, "
-    weights = f"{quantization}{gib(model.weight_bytes)} of weights"
+    weights = f"{quantization}{weights_words(plan)}"
     lines = _labelled(
         "model",
         f"{parameters_words(model.parameters)} in {model.layers} layers, {weights}; {model.origin}",
@@ -133,11 +137,6 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
         for point in _telling(speed.decode)
     ]
     lines += [" " * _LABEL + line for line in columns(heads, rows, width=width - _LABEL)]
-    if speed.largest_batch_for_slo is not None:
-        kept = speed.largest_batch_for_slo
-        length = speed.decode[0].context
-        words = f"likely kept up to {kept:,} users at once" if kept else "not kept even for one user"
-        lines += _labelled("", f"the TPOT asked for is {words}, with {length:,} tokens each", width)
     return lines
 
 
@@ -170,9 +169,10 @@ def _quoted(word: str) -> str:
 
 
 def _demand(demand: DemandPlan, width: int) -> list[str]:
+    rate = f"{demand.request_rate:g} request{'s' * (demand.request_rate != 1)}/s"
     asked = (
-        f"{demand.request_rate:g} requests/s of {demand.input_len:,} + {demand.output_len:,} tokens: "
-        f"{engines_words(demand)}; what sets it: {demand.limited_by}"
+        f"{rate} of {demand.input_len:,} + {demand.output_len:,} tokens: {engines_words(demand)}; "
+        f"what sets it: {demand.limited_by}"
     )
     lines = _labelled("load", asked, width)
     if demand.cost_per_million_output_tokens is not None:
@@ -181,7 +181,7 @@ def _demand(demand: DemandPlan, width: int) -> list[str]:
             cost = f"{span(demand.cost_per_hour)} an hour; {cost}"
         if demand.cost_per_million_tokens is not None:
             cost += f", {span(demand.cost_per_million_tokens)} with prompt tokens counted"
-        lines += _labelled("", cost, width)
+        lines += _labelled("", f"at {demand.price:g} for a GPU and hour: {cost}", width)
     return lines
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import click
 
@@ -13,9 +14,9 @@ from tri_serve.cli.notices import print_notices
 from tri_serve.cli.options import SpecSelection
 from tri_serve.cli.output import print_notes, terminal_width
 from tri_serve.cli.plan_answer import Answer, Asked, answer
-from tri_serve.errors import UsageError
+from tri_serve.errors import TooLongError, UsageError
 from tri_serve.plan.catalogue import CPU, load_catalogue
-from tri_serve.plan.result import DemandPlan, Plan, SpeedPlan
+from tri_serve.plan.result import DemandPlan, SpeedPlan
 from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span, users
 from tri_serve.spec.keys import catalogue as spec_keys
 from tri_serve.spec.preset import preset_names
@@ -28,7 +29,25 @@ _PRESET, _GPU = "preset", "gpu"
 Values = Mapping[str, str]
 
 
-def compared(selection: SpecSelection, gpus: str, asked: Asked) -> list[Answer]:
+@dataclass(frozen=True)
+class Row:
+    """One line of a table, and the plan behind it."""
+
+    name: str
+    """What is planned there: a GPU, or the values that vary."""
+    answer: Answer | None
+    """None: a length that is asked about is too long there."""
+    why: str = ""
+    """Why there is no plan."""
+
+    def data(self) -> dict[str, Any]:
+        """The plan for programs, or why there is none."""
+        if self.answer is None:
+            return {"plan": None, "error": self.why}
+        return {"plan": self.answer.plan.model_dump(mode="json")}
+
+
+def compared(selection: SpecSelection, gpus: str, asked: Asked) -> list[Row]:
     """A plan for each GPU of ``l4,l40s,h100``, or of the whole catalogue for ``all``. Raises UsageError."""
     names = [name for name in load_catalogue() if name != CPU] if gpus == "all" else _words(gpus)
     if not names:
@@ -39,23 +58,23 @@ def compared(selection: SpecSelection, gpus: str, asked: Asked) -> list[Answer]:
             f"plan compare {gpus}: the GPUs come first, and then the preset",
             hint=f"tri-serve plan compare {second} {gpus}",
         )
-    return [answer(selection, name, asked) for name in names]
+    return [_row(name, selection, name, asked) for name in names]
 
 
-def print_compared(answers: Sequence[Answer]) -> None:
+def print_compared(rows: Sequence[Row]) -> None:
     """One line a GPU, then why those do not work that do not."""
+    answers = _answers(rows)
     _print_notes(answers)
     heads = [Column("gpu"), Column("each", number=True), *_heads(answers)]
-    rows = [[found.plan.device.name, str(found.plan.device.count), *_cells(found.plan)] for found in answers]
-    _print(heads, rows)
-    _print_refusals([(found.plan.device.name, found.plan) for found in answers])
+    _print(heads, [[*_device(row), *_cells(row)] for row in rows])
+    _print_refusals(rows)
     _print_evidence(answers)
 
 
 def swept(
     selection: SpecSelection, vary: Sequence[str], gpu: str, asked: Asked
-) -> tuple[list[str], list[tuple[Values, Answer]]]:
-    """The keys that vary, and a plan for each combination of their values. Raises UsageError."""
+) -> tuple[list[str], list[tuple[Values, Row]]]:
+    """The keys that vary, and a row for each combination of their values. Raises UsageError."""
     choices: dict[str, list[str]] = {}
     for assignment in vary:
         name, equals, text = assignment.partition("=")
@@ -68,27 +87,38 @@ def swept(
     combinations = list(itertools.product(*choices.values()))
     if len(combinations) > MOST_PLANS:
         raise UsageError(f"--vary: {len(combinations):,} combinations; at most {MOST_PLANS} are planned")
-    plans: list[tuple[Values, Answer]] = []
+    plans: list[tuple[Values, Row]] = []
     for values in combinations:
         chosen = dict(zip(choices, values, strict=True))
         shown = {key: mask_text(key, value) for key, value in chosen.items()}
-        plans.append((shown, _answer_for(selection, chosen, gpu, asked)))
+        plans.append((shown, _row_for(selection, chosen, ", ".join(shown.values()), gpu, asked)))
     return list(choices), plans
 
 
-def print_swept(keys: Sequence[str], plans: Sequence[tuple[Values, Answer]]) -> None:
+def print_swept(keys: Sequence[str], plans: Sequence[tuple[Values, Row]]) -> None:
     """One line a combination, then why those do not work that do not."""
-    answers = [found for _, found in plans]
+    answers = _answers([row for _, row in plans])
     _print_notes(answers)
     short = [key.rpartition(".")[2] for key in keys]
     heads = [*(Column(name) for name in short), *_heads(answers)]
-    rows = [[*values.values(), *_cells(found.plan)] for values, found in plans]
-    _print(heads, rows)
-    _print_refusals([(", ".join(values.values()), found.plan) for values, found in plans])
+    _print(heads, [[*values.values(), *_cells(row)] for values, row in plans])
+    _print_refusals([row for _, row in plans])
     _print_evidence(answers)
 
 
-def _answer_for(selection: SpecSelection, values: Values, gpu: str, asked: Asked) -> Answer:
+def _answers(rows: Sequence[Row]) -> list[Answer]:
+    return [row.answer for row in rows if row.answer is not None]
+
+
+def _row(name: str, selection: SpecSelection, gpu: str, asked: Asked) -> Row:
+    """The plan for ``gpu``, or why the lengths that are asked about do not go with it."""
+    try:
+        return Row(name, answer(selection, gpu, asked))
+    except TooLongError as error:
+        return Row(name, None, error.message)
+
+
+def _row_for(selection: SpecSelection, values: Values, name: str, gpu: str, asked: Asked) -> Row:
     sets = [f"{key}={value}" for key, value in values.items() if key not in (_PRESET, _GPU)]
     chosen = replace(
         selection,
@@ -96,7 +126,7 @@ def _answer_for(selection: SpecSelection, values: Values, gpu: str, asked: Asked
         # Above what else was set: this is what varies.
         sets=(*selection.sets, *sets),
     )
-    return answer(chosen, values.get(_GPU, gpu), asked)
+    return _row(name, chosen, values.get(_GPU, gpu), asked)
 
 
 def _key(name: str) -> str:
@@ -121,12 +151,23 @@ def _heads(answers: Sequence[Answer]) -> list[Column]:
     if demands:
         # What a load takes is the question then, and a terminal has 80 columns.
         heads = [*heads[:1], *heads[2:], "engines"]
+    elif any(found.plan.slo is not None for found in answers):
+        heads = [*heads[:1], *heads[2:], "users in SLO"]
     if any(demand.cost_per_million_output_tokens is not None for demand in demands):
         heads.append("cost/M out")
     return [Column(head, number=True) for head in heads]
 
 
-def _cells(plan: Plan) -> list[str]:
+def _device(row: Row) -> list[str]:
+    if row.answer is None:
+        return [row.name, "-"]
+    return [row.answer.plan.device.name, str(row.answer.plan.device.count)]
+
+
+def _cells(row: Row) -> list[str]:
+    if row.answer is None:
+        return ["no"]
+    plan = row.answer.plan
     if plan.refused or plan.memory is None:
         return ["no"]
     if not plan.memory.fits:
@@ -134,9 +175,10 @@ def _cells(plan: Plan) -> list[str]:
     length = plan.memory.max_model_len
     return [
         f"{users(plan.memory):,} x {length:,}",
-        *([f"{plan.memory.kv_tokens:,}"] if plan.demand is None else []),
+        *([f"{plan.memory.kv_tokens:,}"] if plan.demand is None and plan.slo is None else []),
         *(["-", "-"] if plan.speed is None else _speed_cells(plan.speed, length)),
         *([] if plan.demand is None else _load_cells(plan.demand)),
+        *([span(plan.slo.users)] if plan.slo is not None and plan.demand is None else []),
     ]
 
 
@@ -159,12 +201,15 @@ def _print(heads: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
         click.echo(line)
 
 
-def _print_refusals(plans: Sequence[tuple[str, Plan]]) -> None:
-    for name, plan in plans:
-        refusals = [finding for finding in plan.findings if finding.severity == "refusal"]
-        if refusals:
-            more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
-            text = f"{name}: {refusals[0].message}{more}"
+def _print_refusals(rows: Sequence[Row]) -> None:
+    for row in rows:
+        findings = () if row.answer is None else row.answer.plan.findings
+        whys = [finding.message for finding in findings if finding.severity == "refusal"]
+        if row.why:
+            whys = [row.why]
+        if whys:
+            more = f" (and {len(whys) - 1} more)" if len(whys) > 1 else ""
+            text = f"{row.name}: {whys[0]}{more}"
             click.echo()
             click.echo(click.wrap_text(text, terminal_width(), subsequent_indent="  "))
 
@@ -178,6 +223,7 @@ def _print_evidence(answers: Sequence[Answer]) -> None:
 
 
 def _print_notes(answers: Sequence[Answer]) -> None:
+    print_notes(dict.fromkeys(words for found in answers for words in found.warnings), label="warning")
     print_notes(dict.fromkeys(note for found in answers for note in found.notes))
     print_notices(notice for found in answers for notice in found.notices)
 

@@ -13,7 +13,12 @@ from tri_serve.launch.config import LaunchConfig
 from tri_serve.launch.device import Device
 from tri_serve.launch.images import require_whole_image, stored_method
 from tri_serve.launch.options import Option, spaced
-from tri_serve.launch.version_gates import VersionGate, version_gate, without_defaults
+from tri_serve.launch.version_gates import (
+    VersionGate,
+    newer_than_known,
+    version_gate,
+    without_defaults,
+)
 from tri_serve.launch.vllm_flags import check_extra_args, check_flags
 from tri_serve.launch.vllm_options import OFFLINE, PRIVATE, vllm_cpu_variables, vllm_options
 from tri_serve.spec.engine import TESTED_VERSIONS, EngineKind
@@ -89,6 +94,8 @@ def remarks(spec: Spec, *, engines: int = 1) -> tuple[str, ...]:
 
 
 def _remarks(spec: Spec, engines: int) -> Iterator[str]:
+    if (words := newer_than_known(spec.engine.kind, spec.engine.version)) is not None:
+        yield f"{words}."
     if mask_arguments(spec.engine.extra_args) != spec.engine.extra_args:
         yield (
             "engine.extra_args hold a secret, which stands in this file as it is: let nobody else read it. Every "

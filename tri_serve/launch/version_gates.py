@@ -107,6 +107,17 @@ def version_gate(engine: EngineKind, version: str) -> VersionGate:
     return VersionGate(engine, version, fitting[-1])
 
 
+def newer_than_known(engine: EngineKind, version: str) -> str | None:
+    """What to know of a version that came after the newest table, in a sentence; None of any other."""
+    newest = known_versions(engine)[-1]
+    if _numbers(version)[: len(newest)] <= newest:
+        return None
+    return (
+        f"{TITLES[engine]} {version} is newer than {_text(newest)}, the newest whose flags are known: checked "
+        f"against {_text(newest)}"
+    )
+
+
 def without_defaults(options: Sequence[Option], gate: VersionGate) -> list[Option]:
     """The options that say something else than this version takes anyway."""
     return [option for option in options if not _is_default(option, gate.default(option.flag))]

@@ -82,12 +82,12 @@ def shares_for(
     prior = prior_shares(gpu)
     minor = _minor(engine.version)
     elsewhere: dict[str, None] = {}
-    for calibration in (entry for table in tables for entry in table.calibrations):
+    for of, calibration in ((table, entry) for table in tables for entry in table.calibrations):
         if calibration.gpu != gpu.name:
             continue
         measured = (calibration.engine, calibration.minor, calibration.quantization)
         if measured == (engine.kind, minor, quantization):
-            return _measured(calibration, prior)
+            return replace(_measured(calibration, prior), file=of.file or None)
         elsewhere[" ".join(measured)] = None
     asked = f"{gpu.name} with {engine.kind} {minor} {quantization}"
     found = f"measured was {', '.join(elsewhere)}" if elsewhere else "nobody measured it"

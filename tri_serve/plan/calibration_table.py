@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -133,6 +133,8 @@ class CalibrationTable(_Kept):
     """Where it was fitted; where it was measured is in ``provenance``."""
     sources: tuple[Source, ...] = ()
     calibrations: tuple[Calibration, ...]
+    file: Annotated[str, Field(exclude=True)] = ""
+    """Which file it was read from; not kept in it."""
 
     def to_json(self) -> str:
         """As it is kept in a file."""
@@ -174,28 +176,46 @@ def user_tables_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def load_tables(
-    files_first: Iterable[Path] = (), environ: Mapping[str, str] = os.environ
+    files_first: Iterable[Path] = (),
+    environ: Mapping[str, str] = os.environ,
+    *,
+    damaged: Callable[[str], object] | None = None,
 ) -> tuple[CalibrationTable, ...]:
-    """Every table, those that count first at the front."""
+    """Every table, those that count first at the front.
+
+    A file of the user's own folder that holds none is left out, and ``damaged`` is told in one line.
+    Raises UsageError for one of ``files_first`` that holds none, and without ``damaged`` for any.
+    """
     return (
         *(read_table(path) for path in files_first),
-        *_folder(user_tables_dir(environ)),
+        *_folder(user_tables_dir(environ), damaged),
         *_folder(files("tri_serve.plan") / FOLDER),
     )
 
 
-def _folder(folder: Traversable) -> tuple[CalibrationTable, ...]:
+def _folder(
+    folder: Traversable, damaged: Callable[[str], object] | None = None
+) -> tuple[CalibrationTable, ...]:
     """The tables of one folder, the youngest first; by name where they are of one second."""
     if not folder.is_dir():
         return ()
     entries = sorted(folder.iterdir(), key=lambda entry: entry.name, reverse=True)
-    tables = [_parse(entry, str(entry)) for entry in entries if entry.name.endswith(".json")]
+    tables = []
+    for entry in entries:
+        if not entry.name.endswith(".json"):
+            continue
+        try:
+            tables.append(_parse(entry, str(entry)))
+        except UsageError as error:
+            if damaged is None:
+                raise
+            damaged(f"{error.message}; planned without it")
     return tuple(sorted(tables, key=lambda table: _time(table.made), reverse=True))
 
 
 def _parse(file: Traversable, name: str) -> CalibrationTable:
     try:
-        return CalibrationTable.model_validate_json(file.read_bytes())
+        table = CalibrationTable.model_validate_json(file.read_bytes())
     except OSError as error:
         raise UsageError(f"{name}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -205,3 +225,4 @@ def _parse(file: Traversable, name: str) -> CalibrationTable:
             f"{name}: is no calibration table: {f'{where}: ' if where else ''}{first['msg']}",
             hint="make one with: tri-serve plan calibrate RESULT.json",
         ) from error
+    return table.model_copy(update={"file": name})

@@ -28,7 +28,7 @@ def plan_slo(
 
     Raises UsageError as ``plan_demand`` does.
     """
-    _check_lengths(load, memory)
+    check_lengths(load, memory)
     server = _server(model, device, engine, memory, load)
     fast, likely, slow = (server.best(shares.pace(end)) for end in ENDS)
     kept = 0 if likely is None else likely.sequences
@@ -59,7 +59,7 @@ def plan_demand(
     Raises UsageError if the load is no load, or no request of it is allowed by max_model_len.
     """
     rate = _checked_rate(load)
-    _check_lengths(load, memory)
+    check_lengths(load, memory)
     if price is not None and not 0 <= price <= _MOST_PRICE:
         raise UsageError(
             f"--price: {price:g} is no price of a GPU for an hour; from 0 to {_MOST_PRICE:,.0f} is"
@@ -160,7 +160,8 @@ def _checked_rate(load: Load) -> float:
     return rate
 
 
-def _check_lengths(load: Load, memory: MemoryPlan) -> None:
+def check_lengths(load: Load, memory: MemoryPlan) -> None:
+    """Raises UsageError for lengths that are none, and TooLongError for such as max_model_len does not allow."""
     if load.input_len < 1 or load.output_len < 1:
         raise UsageError("--input-len and --output-len: at least 1 token each is needed")
     if load.tokens > memory.max_model_len:

@@ -9,7 +9,7 @@ from tri_serve.errors import TooLongError
 from tri_serve.plan.calibration import shares_for
 from tri_serve.plan.calibration_table import CalibrationTable
 from tri_serve.plan.constraints import Request, check, kernel_expectation
-from tri_serve.plan.demand import plan_demand, plan_slo
+from tri_serve.plan.demand import check_lengths, plan_demand, plan_slo
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.memory import plan_memory
 from tri_serve.plan.result import (
@@ -43,7 +43,8 @@ class Question:
     contexts: tuple[int, ...] | None = None
     """Tokens behind each sequence to predict speed for; none: 1,024, and the longest that is allowed."""
     prompts: tuple[int, ...] | None = None
-    """Tokens of the prompts to predict the first token for; none: the same."""
+    """Tokens of the prompts to predict the first token for, where ``contexts`` come from the lengths of ``load``;
+    none: those of ``contexts``."""
 
 
 def make_plan(
@@ -77,6 +78,8 @@ def make_plan(
     known = device.gpu.bandwidth > 0 and device.gpu.flops > 0 and memory.fits
     if known and not any(finding.severity == "refusal" for finding in findings):
         attained = shares_for(device.gpu, spec.engine, model.quantization.method, tables)
+        if question.load is not None and question.prompts is not None:
+            check_lengths(question.load, memory)
         speed = _speed(model, device, spec.engine, memory, attained, question)
         load = question.load
         if load is not None and load.slo != Slo():

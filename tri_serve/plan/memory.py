@@ -185,12 +185,15 @@ def _weights(model: ModelFacts, engine: EngineSpec, capability: tuple[int, int])
     ranks = engine.tensor_parallel_size
     weights = rank_weights(model, ranks, dtype=engine.dtype, compute_capability=capability)
     share = f" on each of {ranks} ranks" if ranks > 1 else ""
+    why = ""
+    if model.quantization.method == "bitsandbytes":
+        why = ", whose scales the kernels keep in float32"
     return Term(
         name="weights",
         nbytes=weights.total,
         formula=(
             f"{weights.linears:,} linear layers + {weights.tables:,} embedding and lm_head + {weights.norms:,} "
-            f"norms{share}; {model.weight_bytes:,} in the checkpoint"
+            f"norms{share}; {model.weight_bytes:,} in the checkpoint{why}"
         ),
         source=_TENSORS,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from tri_serve.plan.pictures import memory_picture, speed_picture
@@ -15,9 +16,11 @@ from tri_serve.plan.words import (
     parameters_words,
     rate_of_each,
     seconds,
+    slo_words,
     span,
     unknown_speed_words,
     users_words,
+    weights_words,
 )
 
 _STYLE = """
@@ -46,15 +49,28 @@ code { font-family: ui-monospace, monospace; font-size: .9em; overflow-wrap: any
 """
 
 
-def page(plan: Plan, *, title: str) -> str:
-    """The whole page; ``title`` names what was planned."""
-    parts = [_head(plan, title), _findings(plan.findings)]
+def page(
+    plan: Plan,
+    *,
+    title: str,
+    start: str | None = None,
+    terms: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """The whole page; ``title`` names what was planned.
+
+    ``start`` is the command of ours that starts it, ``terms`` on which the model may be used, ``notes`` what else
+    is said beside the plan.
+    """
+    parts = [_head(plan, title, notes), _findings(plan.findings)]
     if plan.memory is not None and (not plan.refused or not plan.memory.fits):
         parts.append(_memory(plan, plan.memory))
     if plan.speed is not None:
         parts.append(_speed(plan.speed))
     elif plan.memory is not None and not plan.refused:
         parts.append(f"<h2>Speed</h2>\n<p>{escape(unknown_speed_words(plan))}</p>")
+    if plan.slo is not None:
+        parts.append(f"<h2>SLO</h2>\n<p>{escape(slo_words(plan.slo))}.</p>")
     if plan.demand is not None:
         parts.append(_demand(plan.demand))
     if plan.changes:
@@ -62,8 +78,13 @@ def page(plan: Plan, *, title: str) -> str:
             [_code(options_of(change.keys, change.gpu)), escape(change.effect)] for change in plan.changes
         ]
         parts.append(f"<h2>What to change</h2>\n{_table(['with', 'comes'], rows)}")
+    if start is not None:
+        parts.append(f"<h2>Command</h2>\n<pre><code>{escape(start)}</code></pre>")
     if plan.command is not None:
-        parts.append(f"<h2>Command</h2>\n<pre><code>{escape(plan.command)}</code></pre>")
+        heading = "Command" if start is None else "Or the engine alone"
+        parts.append(f"<h2>{heading}</h2>\n<pre><code>{escape(plan.command)}</code></pre>")
+    if terms:
+        parts.append("<h2>Terms</h2>\n" + "\n".join(f"<p>{escape(words)}</p>" for words in terms))
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -73,7 +94,7 @@ def page(plan: Plan, *, title: str) -> str:
     )
 
 
-def _head(plan: Plan, title: str) -> str:
+def _head(plan: Plan, title: str, notes: Sequence[str]) -> str:
     where = escape(device_words(plan))
     if plan.refused:
         verdict = f'<span class="bad">Does not work</span> on {where}'
@@ -87,10 +108,13 @@ def _head(plan: Plan, title: str) -> str:
     quantization = "" if model.quantization == "none" else f"{model.quantization}; "
     facts = (
         f"{parameters_words(model.parameters)} in {model.layers} layers; {quantization}"
-        f"{gib(model.weight_bytes)} of weights; {model.origin}"
+        f"{weights_words(plan)}; {model.origin}"
     )
     lines = [f"<h1>{escape(title)}</h1>", f"<p><strong>{verdict}</strong></p>"]
-    lines += [f'<p class="soft">{escape(words)}</p>' for words in (facts, *model.remarks, engine_words(plan))]
+    lines += [
+        f'<p class="soft">{escape(words)}</p>'
+        for words in (facts, *model.remarks, engine_words(plan), *notes)
+    ]
     return "\n".join(lines)
 
 
@@ -169,13 +193,6 @@ def _speed(speed: SpeedPlan) -> str:
             "<h2>First token of a user alone</h2>",
             _table(heads, firsts, numbers={0, 1, 2}),
         ]
-    if speed.largest_batch_for_slo is not None:
-        kept = speed.largest_batch_for_slo
-        words = f"is likely kept up to {kept:,} users at once" if kept else "is not kept even for one user"
-        length = speed.decode[0].context
-        parts.append(
-            f"<p>The time between tokens that was asked for {words}, with {length:,} tokens each.</p>"
-        )
     return "\n".join(parts)
 
 
@@ -186,6 +203,8 @@ def _demand(demand: DemandPlan) -> str:
         ["engines", escape(engines_words(demand))],
         ["what sets it", escape(demand.limited_by)],
     ]
+    if demand.price is not None:
+        rows.append(["price of one GPU for an hour", f"{demand.price:g}"])
     for words, cost in (
         ("cost of an hour", demand.cost_per_hour),
         ("cost of a million output tokens", demand.cost_per_million_output_tokens),

@@ -9,9 +9,10 @@ time of a decode step. So an engine that is never idle serves
 each of which waits n / λ(n) for its further tokens: s(n) + n T / o for each, as prompts of others come between.
 λ rises with n, so an engine runs as many sequences as its KV cache, max_num_seqs and the SLO allow.
 
-Arrivals are taken as Poisson. Prompts queue for the engine as in M/D/1 (Pollaczek-Khinchine): ρ T / (2 (1 - ρ))
-seconds on average, where ρ is the share of time that goes to prompts. Engines are counted for a chosen
-utilisation, which leaves room for bursts.
+Prompts queue for the engine as in M/D/1 (Pollaczek-Khinchine): ρ T / (2 (1 - ρ)) seconds on average, where ρ is
+the share of time that goes to prompts of others. A request meets n - 1 others (the arrival theorem, Reiser and
+Lavenberg 1980), so that one alone waits for nothing but its own prompt; each step that reads a part of that carries
+a token of each of them. Engines are counted for a chosen utilisation, which leaves room for bursts.
 """
 
 from __future__ import annotations
@@ -71,8 +72,10 @@ class Point:
 
     def broken(self, load: Load) -> str | None:
         """Which promise of the SLO it breaks, with the numbers; none if it keeps them."""
+        # What the table of speed says of a user alone.
+        own = f" ({1000 * self.prompt:,.1f} of them for its own prompt)" if self.ttft > self.prompt else ""
         promises = (
-            ("TTFT", self.ttft, load.slo.ttft, f" ({1000 * self.prompt:,.1f} of them for its own prompt)"),
+            ("TTFT", self.ttft, load.slo.ttft, own),
             ("TPOT", self.tpot, load.slo.tpot, ""),
             ("end to end", self.e2e(load), load.slo.e2e, ""),
         )
@@ -111,16 +114,18 @@ class Server:
         load = self.load
         prompt = self.roof.prefill_seconds(pace, load.input_len, self.chunk)
         # On average half of the answer is there.
-        step = self.roof.decode_seconds(pace, sequences, load.input_len + load.output_len // 2)
+        context = load.input_len + load.output_len // 2
+        step = self.roof.decode_seconds(pace, sequences, context)
         rate = 1 / (prompt + load.further * step / sequences)
-        busy = self.utilization * rate * prompt
+        others = sequences - 1
+        busy = self.utilization * rate * prompt * others / sequences
         waiting = busy * prompt / (2 * (1 - busy))
-        # Each step that reads a chunk of the prompt carries the other sequences' tokens too.
         steps = -(-load.input_len // self.chunk)
+        between = steps * self.roof.decode_seconds(pace, others, context) if others else 0.0
         return Point(
             sequences=sequences,
             rate=rate,
-            ttft=waiting + prompt + steps * step,
+            ttft=waiting + prompt + between,
             tpot=step + sequences * prompt / load.further if load.further else 0.0,
             prefill_share=rate * prompt,
             prompt=prompt,

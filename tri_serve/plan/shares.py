@@ -57,6 +57,8 @@ class Shares:
     evidence: Evidence
     detail: str
     """For people: which measurements, or which prior."""
+    file: str | None = None
+    """The calibration file that they are from; none: a prior."""
 
     def pace(self, end: End) -> Pace:
         """What the shares are at one end of their ranges."""

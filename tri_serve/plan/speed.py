@@ -45,6 +45,7 @@ def plan_speed(
     return SpeedPlan(
         evidence=shares.evidence,
         evidence_detail=shares.detail,
+        evidence_file=shares.file,
         decode=tuple(
             _decode_point(roof, shares, memory, batch, context) for context in contexts for batch in batches
         ),

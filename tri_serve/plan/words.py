@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 import shlex
 
-from tri_serve.plan.result import DecodePoint, DemandPlan, MemoryPlan, OpenRange, Plan, Range, SpeedPlan
+from tri_serve.plan.result import (
+    DecodePoint,
+    DemandPlan,
+    MemoryPlan,
+    OpenRange,
+    Plan,
+    Range,
+    SloPlan,
+    SpeedPlan,
+)
 
 _GIB = 2**30
 
@@ -76,6 +85,35 @@ def users_words(memory: MemoryPlan) -> str:
     """``5 users at once with 8,192 tokens each``."""
     count = users(memory)
     return f"{count:,} user{'s' * (count != 1)} at once with {memory.max_model_len:,} tokens each"
+
+
+def weights_words(plan: Plan) -> str:
+    """``11.79 GiB of weights``; where the engine keeps them otherwise, ``11.72 GiB of weights on disk, 12.56 GiB on
+    the GPU``."""
+    stored = gib(plan.model.weight_bytes)
+    terms = () if plan.memory is None else plan.memory.terms
+    kept = next((gib(term.nbytes) for term in terms if term.name == "weights"), stored)
+    if kept == stored:
+        return f"{stored} of weights"
+    if plan.device.compute_capability is None:
+        return f"{stored} of weights on disk, {kept} in memory"
+    where = "the GPU" if plan.device.count == 1 else "each GPU"
+    return f"{stored} of weights on disk, {kept} on {where}"
+
+
+def slo_words(slo: SloPlan) -> str:
+    """Up to how many users at once one engine keeps the SLO, and what breaks it then."""
+    asked = f"{slo.promised} for {slo.input_len:,} + {slo.output_len:,} tokens"
+    kept = round(slo.users.likely)
+    if not kept:
+        if slo.most < 1:
+            return f"{asked}: not one such request fits"
+        return f"{asked}: not kept even for one user at once: {slo.breaks}"
+    some = span(slo.users)
+    many = f"one engine keeps it up to {some} user{'s' * (some != '1')} at once"
+    if not slo.breaks:
+        return f"{asked}: {many}, as many as fit"
+    return f"{asked}: {many}; {kept + 1:,} would have {slo.breaks}"
 
 
 def evidence_words(speed: SpeedPlan) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import signal
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
@@ -20,6 +22,8 @@ from tri_serve.cli.main import COMMANDS, Entry, run
 from tri_serve.errors import CheckpointError, FleetError, SpecError, TriServeError
 
 PROGRAM = (sys.executable, "-m", "tri_serve.cli.main")
+SCRIPT = (sys.executable, "-c", "from tri_serve.cli.entry import main; main()")
+"""What the console script does."""
 HEAVY = {
     "ray",
     "vllm",
@@ -199,6 +203,63 @@ def test_a_full_disk_is_one_line() -> None:
     assert done.stderr.splitlines()[0] == "error: No space left on device"
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", ["plan show tri-21b-awq --gpu l4", "presets", "--help"])
+@pytest.mark.parametrize(
+    ("streams", "says"),
+    [
+        (">&-", ["error: stdout is closed: there is nowhere to write to"]),
+        (">&- <&-", ["error: stdout is closed: there is nowhere to write to"]),
+        (">/dev/full", ["error: No space left on device"]),
+        (">&- 2>&-", []),
+    ],
+)
+def test_results_that_cannot_be_written_are_an_error_in_one_line(
+    arguments: str, streams: str, says: list[str], tmp_path: Path
+) -> None:
+    command = f"{shlex.join(SCRIPT)} {arguments} {streams}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        # The licence note has been shown, so that what is left is the error.
+        env=os.environ | {"XDG_STATE_HOME": str(_state_with_notices(tmp_path))},
+    )
+    assert done.stderr.splitlines() == says
+    assert done.returncode == 1
+
+
+def _state_with_notices(folder: Path) -> Path:
+    environ = os.environ | {"XDG_STATE_HOME": str(folder)}
+    subprocess.run(
+        [*SCRIPT, "plan", "show", "tri-21b-awq", "--gpu", "l4"], env=environ, capture_output=True, check=True
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "module", ["tri_serve.cli.main", "click", "tri_serve.cli.plan", "tri_serve.plan.make"]
+)
+def test_an_interrupt_while_modules_are_imported_ends_with_130_and_no_traceback(module: str) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from tri_serve.cli.entry import main\n"
+        "sys.argv = ['tri-serve', 'plan', 'show', 'tri-21b-awq', '--gpu', 'l4']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip(), done.stdout) == (130, "", "")
+
+
+def test_the_console_script_is_the_entry_that_takes_early_interrupts() -> None:
+    (script,) = entry_points(group="console_scripts", name="tri-serve")
+    assert script.value == "tri_serve.cli.entry:main"
 
 
 def test_what_a_file_holds_does_not_steer_the_terminal(

@@ -45,7 +45,8 @@ def make_table(machine: str, *, made: str = "2026-01-01T00:00:00Z") -> Calibrati
 def test_a_table_reads_back_what_was_written_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new" / "l4.json"
     write_table(make_table("here"), path)
-    assert read_table(path) == make_table("here")
+    assert read_table(path) == make_table("here").model_copy(update={"file": str(path)})
+    assert "file" not in json.loads(path.read_text())
     assert [file.name for file in path.parent.iterdir()] == ["l4.json"]
 
 
@@ -151,3 +152,21 @@ def test_a_source_is_known_by_its_name_and_its_content(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(b"[]")
     source = source_of(tmp_path / "result.json")
     assert (source.file, source.sha256) == ("result.json", hashlib.sha256(b"[]").hexdigest())
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"", b"{}"])
+def test_a_damaged_table_of_ones_own_is_left_out_and_named_once(tmp_path: Path, content: bytes) -> None:
+    environ = {"XDG_DATA_HOME": str(tmp_path)}
+    folder = user_tables_dir(environ)
+    write_table(make_table("own"), folder / "own.json")
+    (folder / "worse.json").write_bytes(content)
+    told: list[str] = []
+    assert load_tables((), environ, damaged=told.append)[0].machine == "own"
+    (words,) = told
+    assert words.startswith(f"{folder / 'worse.json'}: is no calibration table: ")
+    assert words.endswith("; planned without it")
+    assert "\n" not in words
+    with pytest.raises(UsageError, match="is no calibration table"):
+        load_tables([folder / "worse.json"], environ, damaged=told.append)
+    with pytest.raises(UsageError, match="is no calibration table"):
+        load_tables((), environ)

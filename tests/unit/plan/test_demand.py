@@ -70,16 +70,22 @@ def test_each_token_waits_for_its_step_and_for_the_prompts_between() -> None:
     assert point.rate * 100 * point.tpot == pytest.approx(10)
 
 
-def test_the_first_token_waits_for_other_prompts_for_its_own_and_for_a_step() -> None:
+def test_the_first_token_waits_for_prompts_and_a_step_of_the_others_and_for_its_own_prompt() -> None:
     point = server(BY_HAND).point(FULL, 10)
-    busy = 0.7 * point.prefill_share
-    assert point.ttft == pytest.approx(0.95 * busy / (2 * (1 - busy)) + 0.95 + 0.020)
+    busy = 0.7 * point.prefill_share * 9 / 10
+    assert point.prompt == pytest.approx(0.95)
+    assert point.ttft == pytest.approx(0.95 * busy / (2 * (1 - busy)) + 0.95 + 0.019)
+
+
+def test_the_first_token_of_one_alone_waits_for_its_own_prompt() -> None:
+    point = server(BY_HAND).point(FULL, 1)
+    assert point.ttft == point.prompt == pytest.approx(0.95)
 
 
 def test_a_prompt_in_two_chunks_waits_for_two_steps_of_the_others() -> None:
     whole = server(BY_HAND).point(FULL, 10)
     halves = server(BY_HAND, chunk=500).point(FULL, 10)
-    assert halves.ttft - whole.ttft == pytest.approx(0.020)
+    assert halves.ttft - whole.ttft == pytest.approx(0.019)
 
 
 def test_an_answer_of_one_token_is_all_prompt() -> None:

@@ -74,6 +74,11 @@ def exit_codes_page() -> str:
         for kind in _error_classes(errors.TriServeError)
     ]
     lines.append(f"| {INTERRUPTED} | | Ended by Ctrl-C. |")
+    lines.append("")
+    lines.append(
+        "Results that cannot be written, with stdout closed or its disk full, end with 1 and one line;"
+    )
+    lines.append("where the reader of a pipe has left, with 1 and none.")
     return "\n".join(lines) + "\n"
 
 

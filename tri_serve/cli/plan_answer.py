@@ -111,9 +111,11 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
         model = model_facts(spec, loaded.base, cache_dir())
     except MissingExtraError as error:  # to make the tiny checkpoint, which nobody may have asked for
         if selection.preset is None and not loaded.files:
-            error.hint = (
-                f"name what to plan, such as tri-21b-awq (tri-serve presets lists them); or {error.hint}"
-            )
+            raise UsageError(
+                "nothing is named to plan: give a preset, such as tri-21b-awq, or a spec with -f FILE",
+                hint="tri-serve presets lists the presets; the tiny checkpoint, which is planned otherwise, needs "
+                f"the optional part '{error.extra}': {error.hint}",
+            ) from error
         raise
     catalogue = load_catalogue()
     warnings: list[str] = []

@@ -345,9 +345,198 @@ def test_options_that_cannot_be_are_refused_in_one_line(
 
 def test_an_slo_says_how_many_users_it_allows(capsys: Capture) -> None:
     plan = planned(capsys, "tri-21b-awq", "--gpu", "h100", "--slo", "tpot:20")
+    assert plan.slo is not None
+    assert plan.slo.promised == "tpot=20ms"
+    assert 1 < plan.slo.users.likely < plan.slo.most
+    assert plan.slo.breaks.startswith("TPOT 20.")
+    assert plan.demand is None
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "h100", "--slo", "tpot:20"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"keeps it up to {plan.slo.users.likely:.0f} (" in said
+    assert f"{plan.slo.users.likely + 1:.0f} would have {plan.slo.breaks}" in said
+
+
+def test_the_first_token_of_one_user_is_the_same_in_the_table_and_under_the_slo(capsys: Capture) -> None:
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "l4", "--slo", "ttft=500ms")
     assert plan.speed is not None
-    assert plan.speed.largest_batch_for_slo is not None
-    assert plan.speed.largest_batch_for_slo > 1
+    assert plan.slo is not None
+    assert plan.slo.users.likely == 0
+    assert plan.slo.breaks == f"TTFT {1000 * plan.speed.prefill[0].ttft.likely:,.1f} ms, and 500 ms is asked"
+
+
+def test_lengths_are_those_of_the_table_without_a_rate_too(capsys: Capture) -> None:
+    lengths = ["--input-len", "2k", "--output-len", "500"]
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "l4", *lengths)
+    assert plan.speed is not None
+    assert list(dict.fromkeys(point.context for point in plan.speed.decode)) == [2000, 2500]
+    assert [point.tokens for point in plan.speed.prefill] == [2000]
+    assert (plan.slo, plan.demand) == (None, None)
+    contexts = planned(capsys, "tri-21b-awq", "--gpu", "l4", *lengths, "--context", "3000").speed
+    assert contexts is not None
+    assert {point.context for point in contexts.decode} == {3000}
+    long = ["--input-len", "8192"]
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", *long]) == 2
+    assert "--input-len 8192 and --output-len 256 are 8448 tokens together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [["--request-rate", "1"], ["--context", "2048"], ["--slo", "tpot=1s"]])
+def test_a_length_that_is_too_short_for_what_is_asked_is_a_row_that_says_no_and_why(
+    asked: list[str], capsys: Capture
+) -> None:
+    sweep = ["plan", "sweep", "tri-21b-awq", "--gpu", "l4", "--vary", "max_model_len=1024,4096", *asked]
+    assert run(sweep) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:2] == ["1024", "no"]
+    assert lines[2].startswith("4096           10 x 4,096")
+    assert any(line.startswith("1024: --") for line in lines)
+    assert "max_model_len allows 1024" in " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= 80
+    assert run([*sweep, "--json"]) == 0
+    short, long = json.loads(capsys.readouterr().out)
+    assert short["plan"] is None
+    assert "max_model_len allows 1024" in short["error"]
+    assert long["plan"]["memory"]["max_model_len"] == 4096
+    # What is wrong whatever varies stays an error.
+    assert run([*sweep, "--slo", "fast"]) == 2
+
+
+def test_a_comparison_says_for_how_many_users_an_slo_is_kept(capsys: Capture) -> None:
+    assert run(["plan", "compare", "all", "tri-21b-awq", "--slo", "tpot=50ms,ttft=1s"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "users in SLO" in lines[0]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_damaged_calibration_of_ones_own_is_named_and_the_plan_rests_on_a_prior(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "tri-serve" / "calibrations" / "broken.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert planned(capsys, "tri-21b-awq", "--gpu", "l4").speed is not None
+    assert run(["plan", "compare", "l4,h100", "tri-21b-awq"]) == 0
+    said = capsys.readouterr().err
+    assert said.count(str(path)) == said.count("warning:") == 1
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--calibration", str(path)]) == 2
+    assert f"error: {path}: is no calibration table" in capsys.readouterr().err
+
+
+def test_the_explanation_has_load_slo_and_cost_with_formulas_that_hold(capsys: Capture) -> None:
+    asked = [
+        "tri-21b-awq",
+        "--gpu",
+        "l4",
+        "--request-rate",
+        "1",
+        "--price",
+        "0.8",
+        "--slo",
+        "ttft=2s,tpot=150ms",
+    ]
+    plan = planned(capsys, *asked)
+    assert plan.demand is not None
+    engine, demand = plan.demand.engine, plan.demand
+    assert engine is not None
+    assert demand.replicas is not None
+    assert engine.request_rate == pytest.approx(
+        1 / (engine.prompt_seconds + 255 * engine.step_seconds / engine.sequences)
+    )
+    assert engine.tpot == pytest.approx(engine.step_seconds + engine.sequences * engine.prompt_seconds / 255)
+    assert run(["plan", "show", *asked, "--explain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert f"requests/s: 1 / (T + 255 x s / n) = {engine.request_rate:.3g}" in text
+    assert f"TPOT: s + n x T / 255 = {1000 * engine.tpot:,.1f} ms" in text
+    assert f"rounded up: {demand.replicas.likely:.0f}" in text
+    assert "cost: 0.8 for one GPU and hour" in text
+    assert f"0.8 x 1 GPU of each engine x {demand.replicas.likely:.0f} = " in text
+    assert "slo: one engine" in text
+
+
+def test_the_explanation_names_the_calibration_that_was_used(tmp_path: Path, capsys: Capture) -> None:
+    points = [
+        {"gpu": "l4", "engine": "vllm", "version": "0.32.0", "quantization": "awq", "tensor_parallel": 1,
+         "kind": "decode", "batch": 8, "context": 1024, "tokens_per_second": 110.0,
+         "kv_cache_dtype": "bfloat16", "provenance": "a test"}
+    ]  # fmt: skip
+    (tmp_path / "points.json").write_text(json.dumps(points))
+    assert run(["plan", "calibrate", "points.json", "--output", "mine.json"]) == 0
+    capsys.readouterr()
+    arguments = ["tri-21b-awq", "--gpu", "l4", "--calibration", "mine.json"]
+    speed = planned(capsys, *arguments).speed
+    assert speed is not None
+    assert (speed.evidence, speed.evidence_file) == ("calibrated", "mine.json")
+    assert run(["plan", "show", *arguments, "--explain"]) == 0
+    assert "  from mine.json\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [("0.99.1", True), ("1.0.0", True), ("0.33.4", False), ("0.32.0", False)]
+)
+def test_an_engine_newer_than_all_that_is_known_is_planned_and_that_is_said(
+    version: str, said: bool, capsys: Capture
+) -> None:
+    sets = ["--set", f"engine.version={version}", "--set", "model.source=/srv/tri"]
+    words = f"vLLM {version} is newer than 0.33, the newest whose flags are known: checked against 0.33"
+    for command in (["plan", "show", "tri-21b-awq", "--gpu", "l4"], ["render", "shell", "tri-21b-awq"]):
+        assert run([*command, *sets]) == 0
+        assert (words in " ".join(capsys.readouterr().err.split())) is said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tri-21b-bnb4", "--gpu", "l4"], "11.72 GiB of weights on disk, 12.56 GiB on the GPU"),
+        (["tri-21b-bf16", "--gpu", "l4"], "38.60 GiB of weights on disk, 9.65 GiB on each GPU"),
+        (["tri-21b-awq", "--gpu", "l4"], "11.79 GiB of weights;"),
+    ],
+)
+def test_weights_that_the_engine_keeps_otherwise_are_told_with_both_sizes(
+    arguments: list[str], words: str, capsys: Capture, tmp_path: Path
+) -> None:
+    assert run(["plan", "show", *arguments, "--explain", "--html", str(tmp_path / "plan.html")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert words in text
+    assert ("whose scales the kernels keep in float32" in text) is ("tri-21b-bnb4" in arguments)
+    assert words in (tmp_path / "plan.html").read_text(encoding="utf-8")
+
+
+def test_the_page_has_slo_price_terms_and_the_command_that_starts_it(capsys: Capture, tmp_path: Path) -> None:
+    asked = [
+        "--slo",
+        "tpot=150ms",
+        "--request-rate",
+        "1",
+        "--price",
+        "0.8",
+        "--html",
+        str(tmp_path / "plan.html"),
+    ]
+    assert run(["plan", "show", "tri-21b-awq", "--gpu", "l4", "--set", "engine.version=0.99.0", *asked]) == 0
+    text = (tmp_path / "plan.html").read_text(encoding="utf-8")
+    assert "<h2>SLO</h2>" in text
+    assert "tpot=150ms for 1,024 + 256 tokens: one engine keeps it up to " in text
+    assert "price of one GPU for an hour</td><td>0.8" in text
+    assert "<h2>Terms</h2>" in text
+    assert "for research purposes" in " ".join(text.replace("&quot;", "").split())
+    assert "tri-serve up tri-21b-awq --gpu l4" in text
+    assert "<h2>Or the engine alone</h2>" in text
+    assert "newer than 0.33" in text
+
+
+def test_without_anything_named_and_without_the_tiny_checkpoint_it_is_said_what_to_give(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # None in sys.modules is how Python says: this import fails.
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert run(["plan", "--gpu", "l4"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == (
+        "error: nothing is named to plan: give a preset, such as tri-21b-awq, or a spec with -f FILE"
+    )
+    assert run(["plan", "tri-tiny-awq", "--gpu", "l4"]) == 19
 
 
 def test_every_option_has_an_environment_variable(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

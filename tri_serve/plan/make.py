@@ -43,8 +43,8 @@ class Question:
     contexts: tuple[int, ...] | None = None
     """Tokens behind each sequence to predict speed for; none: 1,024, and the longest that is allowed."""
     prompts: tuple[int, ...] | None = None
-    """Tokens of the prompts to predict the first token for, where ``contexts`` come from the lengths of ``load``;
-    none: those of ``contexts``."""
+    """Tokens of the prompts to predict the first token for, where ``contexts`` are from the lengths of ``load``: the
+    longest that is allowed is then added to both; none: those of ``contexts``."""
 
 
 def make_plan(
@@ -116,6 +116,11 @@ def _speed(
     contexts = question.contexts or tuple(
         dict.fromkeys((min(_CONTEXT, memory.max_model_len), memory.max_model_len))
     )
+    prompts = contexts
+    if question.prompts is not None:
+        # The longest is there as always: what is said of users of full length is.
+        prompts = tuple(dict.fromkeys((*question.prompts, memory.max_model_len)))
+        contexts = tuple(dict.fromkeys((*contexts, memory.max_model_len)))
     # The usual numbers, and for each length as many as there can be.
     most = {sequences_at_once(memory, context) for context in contexts}
     return plan_speed(
@@ -126,7 +131,7 @@ def _speed(
         shares,
         batches=sorted({*BATCHES, *most} - {0}),
         contexts=contexts,
-        prompts=question.prompts or contexts,
+        prompts=prompts,
         tpot_slo=question.load.slo.tpot if question.load else None,
     )
 

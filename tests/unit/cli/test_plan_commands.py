@@ -368,8 +368,8 @@ def test_lengths_are_those_of_the_table_without_a_rate_too(capsys: Capture) -> N
     lengths = ["--input-len", "2k", "--output-len", "500"]
     plan = planned(capsys, "tri-21b-awq", "--gpu", "l4", *lengths)
     assert plan.speed is not None
-    assert list(dict.fromkeys(point.context for point in plan.speed.decode)) == [2000, 2500]
-    assert [point.tokens for point in plan.speed.prefill] == [2000]
+    assert list(dict.fromkeys(point.context for point in plan.speed.decode)) == [2000, 2500, 8192]
+    assert [point.tokens for point in plan.speed.prefill] == [2000, 8192]
     assert (plan.slo, plan.demand) == (None, None)
     contexts = planned(capsys, "tri-21b-awq", "--gpu", "l4", *lengths, "--context", "3000").speed
     assert contexts is not None
@@ -398,6 +398,16 @@ def test_a_length_that_is_too_short_for_what_is_asked_is_a_row_that_says_no_and_
     assert long["plan"]["memory"]["max_model_len"] == 4096
     # What is wrong whatever varies stays an error.
     assert run([*sweep, "--slo", "fast"]) == 2
+
+
+def test_what_all_users_have_together_in_a_table_is_that_of_the_users_beside_it(capsys: Capture) -> None:
+    compare = ["plan", "compare", "l40s", "tri-21b-awq"]
+    assert run(compare) == 0
+    usual = capsys.readouterr().out.splitlines()[1].split()
+    assert run([*compare, "--input-len", "1000", "--output-len", "250"]) == 0
+    # Users, and what all have together; the speed of one alone is that with the lengths asked about.
+    found = capsys.readouterr().out.splitlines()[1].split()
+    assert (found[:6], found[-2:]) == (usual[:6], usual[-2:])
 
 
 def test_a_comparison_says_for_how_many_users_an_slo_is_kept(capsys: Capture) -> None:

@@ -43,7 +43,7 @@ class Question:
     contexts: tuple[int, ...] | None = None
     """Tokens behind each sequence to predict speed for; none: 1,024, and the longest that is allowed."""
     prompts: tuple[int, ...] | None = None
-    """Tokens of the prompts to predict the first token for, where ``contexts`` are from the lengths of ``load``: the
+    """Tokens of the prompts to predict the first token for, where ``contexts`` are the lengths of ``load``: the
     longest that is allowed is then added to both; none: those of ``contexts``."""
 
 

@@ -39,7 +39,7 @@ def screen(plan: Plan, *, width: int, unicode: bool = True, start: str | None = 
 
     ``start`` is the command of ours that starts it.
     """
-    lines = [verdict(plan), *_facts(plan, width)]
+    lines = [*verdict(plan, width), *_facts(plan, width)]
     planned = plan.memory is not None and not plan.refused
     for severity in ("refusal", "warning", "note"):
         for finding in plan.findings:
@@ -64,16 +64,19 @@ def screen(plan: Plan, *, width: int, unicode: bool = True, start: str | None = 
     return lines
 
 
-def verdict(plan: Plan) -> str:
-    """One line: works or not, and with how many users."""
+def verdict(plan: Plan, width: int) -> list[str]:
+    """Works or not, and with how many users: one line where it is wide enough."""
     where = device_words(plan)
     if plan.refused:
-        return f"{click.style('does not work', fg='red', bold=True)} on {where}"
-    if plan.memory is None:
-        return f"works on {where}"
-    if not plan.memory.fits:
-        return f"{click.style('may fit', fg='yellow', bold=True)} on {where}: that is not worked out here"
-    return f"{click.style('fits', fg='green', bold=True)} on {where}: {users_words(plan.memory)}"
+        word, colour, rest = "does not work", "red", f"on {where}"
+    elif plan.memory is None:
+        return textwrap.wrap(f"works on {where}", width)
+    elif not plan.memory.fits:
+        word, colour, rest = "may fit", "yellow", f"on {where}: that is not worked out here"
+    else:
+        word, colour, rest = "fits", "green", f"on {where}: {users_words(plan.memory)}"
+    first, *more = textwrap.wrap(f"{word} {rest}", width, subsequent_indent=" " * _LABEL)
+    return [click.style(word, fg=colour, bold=True) + first.removeprefix(word), *more]
 
 
 def _facts(plan: Plan, width: int) -> list[str]:

@@ -742,6 +742,14 @@ def test_parts_of_the_memory_add_up_to_it(capsys: Capture) -> None:
     assert {part.role for part in memory_parts(too_large)} == {"weights", "working", "driver"}
 
 
+@pytest.mark.parametrize("gpu", sorted(name for name in load_catalogue() if name != "cpu"))
+def test_a_screen_is_no_wider_than_the_terminal_on_any_gpu(gpu: str, capsys: Capture) -> None:
+    assert (
+        run(["plan", "show", "tri-21b-awq", "--gpu", gpu, "--slo", "tpot=50ms", "--request-rate", "2"]) == 0
+    )
+    assert [line for line in capsys.readouterr().out.splitlines() if display_width(line) > 80] == []
+
+
 @pytest.mark.parametrize("columns", ["1", "10"])
 def test_a_narrow_terminal_gets_a_plan_all_the_same(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture

@@ -7,8 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Two test files at a time, one where there is one core. Not for fleets and engines: each takes every core.
+# Two test files at a time, one where there is one core.
 SIDE_BY_SIDE := -n auto --maxprocesses 2 --dist loadfile
+# Not these: a fleet takes every core, and the mock engine's tests measure milliseconds.
+ALONE := tests/integration/mock tests/integration/fleet
 SLOWEST := --durations 40 --durations-min 5
 
 .PHONY: help install up down check unit integration e2e test bench dist clean
@@ -53,8 +55,8 @@ unit: install
 	$(BIN)/pytest tests/unit $(SIDE_BY_SIDE)
 
 integration: install
-	$(BIN)/pytest tests/integration --ignore tests/integration/fleet $(SIDE_BY_SIDE)
-	$(BIN)/pytest tests/integration/fleet
+	$(BIN)/pytest tests/integration $(ALONE:%=--ignore %) $(SIDE_BY_SIDE)
+	$(BIN)/pytest $(ALONE)
 
 e2e: install
 	$(BIN)/pytest tests/e2e
@@ -62,8 +64,8 @@ e2e: install
 # Quick checks first: a mistake should show in a minute, not after the engines have started.
 test: check
 	$(BIN)/pytest tests/unit $(SIDE_BY_SIDE) $(SLOWEST)
-	$(BIN)/pytest tests/integration --ignore tests/integration/fleet $(SIDE_BY_SIDE) $(SLOWEST)
-	$(BIN)/pytest tests/integration/fleet tests/e2e $(SLOWEST)
+	$(BIN)/pytest tests/integration $(ALONE:%=--ignore %) $(SIDE_BY_SIDE) $(SLOWEST)
+	$(BIN)/pytest $(ALONE) tests/e2e $(SLOWEST)
 
 bench: install
 	$(BIN)/python -m benchmarks.gateway

@@ -283,7 +283,8 @@ class ClusterRuntime(RayRuntime):
                 if bridge.done():
                     return None
                 with contextlib.suppress(BridgeLostError, FleetError, TimeoutError):
-                    async with asyncio.timeout(_ANSWER_SECONDS):  # wait_for can swallow the stop; see client.py
+                    # Not wait_for, which can swallow a stop: see client.py.
+                    async with asyncio.timeout(_ANSWER_SECONDS):
                         nodes = await self.ask("nodes")
                     self._see(nodes)
                     answered = time.monotonic()

@@ -9,8 +9,8 @@ STAMP := $(VENV)/.installed
 
 # Two test files at a time, one where there is one core.
 SIDE_BY_SIDE := -n auto --maxprocesses 2 --dist loadfile
-# Not these: a fleet takes every core, and the mock engine's tests measure milliseconds.
-ALONE := tests/integration/mock tests/integration/fleet
+# Not these: the first two measure time, and a fleet takes every core.
+ALONE := tests/integration/gateway tests/integration/mock tests/integration/fleet
 SLOWEST := --durations 40 --durations-min 5
 
 .PHONY: help install up down check unit integration e2e test bench dist clean

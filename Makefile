@@ -7,6 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Two test files at a time, one where there is one core.
+SIDE_BY_SIDE := -n auto --maxprocesses 2 --dist loadfile
+# Not these: the first two measure time, and a fleet takes every core.
+ALONE := tests/integration/gateway tests/integration/mock tests/integration/fleet
+SLOWEST := --durations 40 --durations-min 5
+
 .PHONY: help install up down check unit integration e2e test bench dist clean
 
 help:
@@ -46,17 +52,20 @@ check: install
 	@grep Contracts $(VENV)/lint-imports.out; rm $(VENV)/lint-imports.out
 
 unit: install
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit $(SIDE_BY_SIDE)
 
 integration: install
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration $(ALONE:%=--ignore %) $(SIDE_BY_SIDE)
+	$(BIN)/pytest $(ALONE)
 
 e2e: install
 	$(BIN)/pytest tests/e2e
 
 # Quick checks first: a mistake should show in a minute, not after the engines have started.
 test: check
-	$(BIN)/pytest tests/unit tests/integration tests/e2e --durations 40 --durations-min 5
+	$(BIN)/pytest tests/unit $(SIDE_BY_SIDE) $(SLOWEST)
+	$(BIN)/pytest tests/integration $(ALONE:%=--ignore %) $(SIDE_BY_SIDE) $(SLOWEST)
+	$(BIN)/pytest $(ALONE) tests/e2e $(SLOWEST)
 
 bench: install
 	$(BIN)/python -m benchmarks.gateway

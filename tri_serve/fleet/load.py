@@ -27,13 +27,13 @@ class FleetLoad:
 
     @property
     def waiting_and_running(self) -> int:
-        """Requests that wait or run in the engines, or are on their way there.
+        """Requests that wait or run in the engines, are on their way there, or are held since none is ready.
 
-        An engine that does not report counts with what the gateways have there. They hold no queue of their own:
-        what waits for a connection to an engine is in flight to it.
+        An engine that does not report counts with what the gateways have there. What waits for a connection to an
+        engine is in flight to it.
         """
         names = {entry["name"] for status in self._answered() for entry in status.get("replicas", ())}
-        total = 0
+        total = sum(status.get("held", 0) for status in self._answered())
         for name in names:
             load = self.of_replica(name)
             reported = [load[key] for key in ("running", "waiting") if load.get(key) is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from enum import Enum, auto
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -101,18 +102,42 @@ class Exchange:
     # -- towards the engine
 
     def start(self) -> None:
-        """Send the request to a replica, or refuse it if there is none."""
+        """Send the request to a replica; if none is ready it waits, or is refused."""
         worker = self._worker
         replica = worker.ledger.choose(worker.next_tie(), worker.loop.time(), self._tried)
-        if replica is None:
-            if self._attempts:
-                self._refuse(replies.engine_unreachable(self._attempts))
-            else:
-                self._refuse(replies.no_replica(draining=worker.draining))
-            return
-        self._attempts += 1
-        self._tried.append(replica)
-        self._send_to(replica)
+        if replica is not None:
+            self._attempts += 1
+            self._tried.append(replica)
+            self._send_to(replica)
+        elif worker.waiting.take(self):
+            self._client.expect_answer(math.inf)  # its engine's time has not begun
+        else:
+            self._refuse_unsent()
+
+    def ask_again(self) -> bool:
+        """Send the waiting request to a replica if one is ready now.
+
+        One that was tried may be another by now if it has been down, or has had the time for which it is doubted.
+        """
+        worker = self._worker
+        now = worker.loop.time()
+        self._tried = [replica for replica in self._tried if replica.ready and replica.doubted_until > now]
+        if worker.ledger.choose(0, now, self._tried) is None:
+            return False
+        worker.waiting.leave(self, "sent")
+        self._client.expect_answer(worker.timeouts.first_byte)
+        self.start()
+        return True
+
+    def waited_in_vain(self) -> None:
+        """No replica was ready in time, or all are being drained."""
+        self._refuse_unsent()
+
+    def _refuse_unsent(self) -> None:
+        if self._attempts:
+            self._refuse(replies.engine_unreachable(self._attempts))
+        else:
+            self._refuse(replies.no_replica(draining=self._worker.draining))
 
     def _send_to(self, replica: Replica) -> None:
         self._replica = replica
@@ -134,14 +159,15 @@ class Exchange:
 
     def connected(self, connection: EngineConnection) -> None:
         """A fresh connection to a replica that was chosen is up."""
-        if connection.replica is not self._replica:  # the client left, or the replica was drained, meanwhile
+        # The client left, or the replica was drained, or was left and asked again, meanwhile.
+        if connection.replica is not self._replica or self._connection is not None:
             connection.close()
             return
         self._send_on(connection)
 
     def connect_failed(self, replica: Replica, reason: str, detail: str) -> None:
         """``replica`` does not accept connections."""
-        if replica is self._replica:
+        if replica is self._replica and self._connection is None:
             self.engine_failed(reason, detail, stale=False)
 
     def _leave_replica(self) -> None:
@@ -285,6 +311,7 @@ class Exchange:
             return
         phase = "waiting" if self.state is State.WAITING else "relaying"
         self._worker.metrics.count(names.CLIENT_DISCONNECTS, phase)
+        self._worker.waiting.leave(self, "left")
         self._give_up_connection()
         self._leave_replica()
         self.state = State.OVER
@@ -376,6 +403,7 @@ class Exchange:
             self._client.abort()
 
     def _refuse(self, refusal: replies.Refusal) -> None:
+        self._worker.waiting.leave(self, "refused")
         self._give_up_connection()
         self._leave_replica()
         self.state = State.OVER

@@ -61,6 +61,7 @@ class Ledger:
         fresh: list[Replica] = []
         for address, ready, load in roster:
             replica = known.pop(address.identity, None) or Replica(address, self._engine_key)
+            replica.address = address  # whether it drains may be new
             if ready and not replica.ready:
                 replica.doubted_until = 0.0
             replica.ready = ready
@@ -91,6 +92,15 @@ class Ledger:
     def any_ready(self) -> bool:
         """Whether a request could be sent somewhere now."""
         return any(replica.ready for replica in self.replicas)
+
+    @property
+    def may_be_ready_soon(self) -> bool:
+        """Whether to wait for a replica makes sense: not if every one is being drained, which is meant.
+
+        It does with none at all: a fleet names only those that it knows to be ready, so one that starts again is
+        not there, and a gateway that begins is told of its replicas a moment later.
+        """
+        return not self.replicas or not all(replica.address.draining for replica in self.replicas)
 
     def choose(self, tie: int, now: float, tried: Collection[Replica]) -> Replica | None:
         """The replica for a request, or None. One that is doubted is taken only when no other is left."""

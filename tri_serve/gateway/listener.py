@@ -228,6 +228,10 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.deadline = self._worker.loop.time() + self._worker.timeouts.silence
 
+    def expect_answer(self, within: float) -> None:
+        """The engine has ``within`` seconds from now to begin its answer."""
+        self.deadline = self._worker.loop.time() + within
+
     def will_keep_alive(self, request: Request) -> bool:
         """Whether the connection stays open behind this answer. HTTP/1.0 connections never do."""
         return request.keep_alive and request.version_1_1 and not self._worker.draining

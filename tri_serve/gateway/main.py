@@ -114,6 +114,7 @@ class Gateway:
             "admin_port": self.admin_port,
             "worker_restarts": self.workers.restarts,
             "waiting": sum(process.last_report.get("waiting", 0) for process in processes),
+            "held": sum(process.last_report.get("held", 0) for process in processes),
             "workers": [
                 {
                     "pid": process.pid,

@@ -45,6 +45,7 @@ class WorkerMetrics:
         self.requests = self.counters[names.REQUESTS.name]
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.first_events: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.holds: defaultdict[str, Histogram] = defaultdict(Histogram)
 
     def count(self, metric: names.Metric, *labels: str) -> None:
         """One more of ``metric``."""
@@ -58,10 +59,11 @@ class WorkerMetrics:
         }
         counters[names.EVENTS.name] = [([], float(self.events))]
         histograms = {
-            metric.name: [([route], list(h.counts), h.total) for route, h in values.items()]
+            metric.name: [([label], list(h.counts), h.total) for label, h in values.items()]
             for metric, values in (
                 (names.REQUEST_SECONDS, self.durations),
                 (names.FIRST_EVENT_SECONDS, self.first_events),
+                (names.HOLD_SECONDS, self.holds),
             )
         }
         return {"counters": counters, "histograms": histograms}

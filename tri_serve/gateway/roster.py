@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -39,6 +40,8 @@ class Entry:
         self.healthy = False
         self.reason = "not yet asked"
         self.timeouts = 0
+        self.heard_at = -math.inf
+        """When /metrics answered last; loop time."""
         self.look_now = asyncio.Event()
         self.load: EngineLoad | None = None
         self.meter = LoadMeter()
@@ -134,11 +137,13 @@ class Roster:
 
     async def _probe(self, entry: Entry) -> tuple[bool, str]:
         address = entry.address
+        begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 status = await health_status(address.host, address.port)
         except TimeoutError:
-            entry.timeouts += 1
+            # One that answers another question meanwhile is busy, not gone.
+            entry.timeouts = 0 if entry.heard_at > begun else entry.timeouts + 1
             down = entry.timeouts >= TIMEOUTS_UNTIL_DOWN
             return entry.healthy and not down, f"/health silent for {PROBE_TIMEOUT_SECONDS:g} s"
         except OSError as error:
@@ -170,12 +175,13 @@ class Roster:
         except (TimeoutError, OSError) as error:  # the last load stays, and its age says how old it is
             log.debug("%s: /metrics: %s", address.name, error)
             return
+        loop = asyncio.get_running_loop()
+        entry.heard_at = loop.time()
         readings = read_page(page) if page is not None else None
         if readings is None:
             entry.load = None
             entry.meter.forget()
             return
-        loop = asyncio.get_running_loop()
         entry.load = entry.meter.observe(readings, loop.time())
         if self._telling is None:
             self._telling = loop.call_later(TELL_SECONDS, self._tell)

@@ -14,7 +14,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from random import getrandbits
 from typing import Any
@@ -28,6 +28,7 @@ from tri_serve.gateway.keys import ClientKeys
 from tri_serve.gateway.ledger import DOUBT_SECONDS, Ledger, Replica, RosterItem
 from tri_serve.gateway.listener import ClientConnection
 from tri_serve.gateway.metrics import WorkerMetrics
+from tri_serve.gateway.waiting import WaitingRoom
 
 # Deadlines are checked this often, and at most this many connections between two turns of the loop (about a
 # tenth of a microsecond each).
@@ -54,6 +55,7 @@ class Worker:
         self.has_engine_key = config.engine_key is not None
         self.ledger = Ledger(config.engine_key, peers=config.workers * config.gateways)
         self.metrics = WorkerMetrics()
+        self.waiting = WaitingRoom(loop, self.ledger, self.metrics, self.timeouts.no_replica)
         self.clients: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()
         self.draining = False
@@ -69,6 +71,11 @@ class Worker:
         """Spreads requests over equally loaded replicas."""
         self._tie += 1
         return self._tie
+
+    def take_roster(self, roster: Collection[RosterItem]) -> None:
+        """The roster has news: what waits for a replica may have one now."""
+        self.ledger.update(roster, self.loop.time())
+        self.waiting.look()
 
     def connect(self, replica: Replica, exchange: Exchange) -> None:
         """Open a connection to ``replica`` for ``exchange``."""
@@ -100,7 +107,8 @@ class Worker:
             "connections": len(self.clients),
             "in_flight": {replica.name: replica.in_flight for replica in self.ledger.replicas},
             "requests_in_flight": len(self.exchanges),
-            "waiting": len(self._connecting),
+            "waiting": len(self._connecting) + len(self.waiting),
+            "held": len(self.waiting),
             "loop_lag": lag,
             "metrics": self.metrics.snapshot(),
         }
@@ -115,6 +123,7 @@ class Worker:
             self.loop_lag = max(self.loop_lag, now - due)
             self.ledger.drop_idle(now)
             self.ledger.weigh(now)
+            self.waiting.look()
             clients: Iterator[ClientConnection] = iter(list(self.clients))
             while part := list(islice(clients, SWEEP_SLICE)):
                 for client in part:
@@ -139,7 +148,7 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._no_clients.wait()
-        self.draining_is_over = True
+        self.draining_is_over = self.waiting.closed = True
         if self.exchanges:
             log.warning("drain deadline passed: ending %d running requests", len(self.exchanges))
         for client in list(self.clients):
@@ -188,7 +197,7 @@ class Control:
                     RosterItem(ReplicaAddress.model_validate(item["address"]), item["ready"], item["load"])
                     for item in message["roster"]
                 ]
-                worker.ledger.update(roster, worker.loop.time())
+                worker.take_roster(roster)
             if "report" in message:
                 self.send({"answer": message["report"], **worker.report()})
             if "end" in message:

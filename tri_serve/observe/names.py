@@ -75,6 +75,17 @@ CLIENT_DISCONNECTS = Metric(
 REFUSALS = Metric(
     "tri_gateway_refusals", "counter", "Requests refused before an engine was asked, by reason.", ("reason",)
 )
+HOLDS = Metric(
+    "tri_gateway_holds", "counter", "Times that a request was held because no replica was ready for it."
+)
+HOLD_SECONDS = Metric(
+    "tri_gateway_hold_seconds",
+    "histogram",
+    "Seconds for which requests were held until a replica was ready (sent), their time was over (refused) or their "
+    "client was gone (left).",
+    ("outcome",),
+    LATENCY_BUCKETS,
+)
 CONNECTIONS = Metric("tri_gateway_client_connections", "gauge", "Open client connections.")
 IN_FLIGHT = Metric(
     "tri_gateway_requests_in_flight", "gauge", "Requests being served, by replica.", ("replica",)
@@ -122,6 +133,8 @@ GATEWAY: tuple[Metric, ...] = (
     ENGINE_FAILURES,
     CLIENT_DISCONNECTS,
     REFUSALS,
+    HOLDS,
+    HOLD_SECONDS,
     CONNECTIONS,
     IN_FLIGHT,
     ENGINE_CONNECTIONS,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from tri_serve.spec.fields import Port, Seconds, SpecModel
+from tri_serve.spec.fields import Port, Seconds, SecondsOrZero, SpecModel
 
 NODE = "node"
 """In place of an address: the one by which the cluster knows the node that the gateway runs on."""
@@ -40,6 +40,10 @@ class GatewayTimeouts(SpecModel):
     """An idle client connection is closed after this; nginx's default, longer than common client pools."""
     connect: Seconds = 2.0
     """Until an engine accepts a connection. Engines are near: two seconds is a dead one."""
+    no_replica: SecondsOrZero = 5.0
+    """A request for which no replica is ready waits for one so long, then it is refused (503); 0 refuses at once. A
+    few seconds hide a gateway that begins and an engine that is back soon; clients that wait for longer are better
+    told. Whoever is refused waits no less: ``retry-after`` says 5 s."""
     first_byte: Seconds = 600.0
     """From the end of the request to the engine's first byte: queue and prefill included."""
     silence: Seconds = 120.0

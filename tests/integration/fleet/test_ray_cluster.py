@@ -160,7 +160,8 @@ class OnCluster:
         body = {"model": "tri-tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
         url = f"http://{node}:{self.release.port}/v1/chat/completions"
         try:
-            return int(requests.post(url, json=body, timeout=10).status_code)
+            # A gateway's agent waits 5 s to be told of the fleet, and its gateway 5 s for a replica.
+            return int(requests.post(url, json=body, timeout=30).status_code)
         except requests.ConnectionError:
             return 0
 

@@ -40,7 +40,7 @@ def test_a_draining_replica_gets_no_new_work_and_goes_on_with_what_it_has(
 ) -> None:
     draining, other = make_mock("--itl-ms", "30"), make_mock()
     gateway = make_gateway(draining)
-    running = chat(gateway, stream=True, tokens=50)
+    running = chat(gateway, stream=True, tokens=120)
     wait_until(lambda: gateway.in_flight() == [1])
     gateway.put_roster(draining, other, draining=[draining])
     wait_until(lambda: gateway.status["replicas"][1]["healthy"])

@@ -104,7 +104,7 @@ def test_with_no_replica_left_the_client_is_told_that_retrying_is_safe(
     make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
 ) -> None:
     mock = make_mock()
-    gateway = make_gateway(mock)
+    gateway = make_gateway(mock, timeouts={"no_replica": 0})
     answer = chat(gateway, fault="reset-before")
     assert answer.status_code == 503
     assert answer.headers["retry-after"]

@@ -138,7 +138,7 @@ def test_a_connection_whose_key_was_good_does_not_let_another_key_in(
 def test_an_engine_that_refuses_the_gateways_key_is_no_401_for_the_client(
     make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
 ) -> None:
-    gateway = make_gateway(make_mock(key="right"), engine_key="wrong")
+    gateway = make_gateway(make_mock(key="right"), engine_key="wrong", timeouts={"no_replica": 0})
     assert chat(gateway).status_code == 503
 
 

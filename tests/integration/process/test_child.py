@@ -288,7 +288,7 @@ def test_a_killed_guard_takes_the_program_along_and_a_sweep_finds_the_rest(
         os.kill(guard, signal.SIGKILL)
         parent.wait()
         assert eventually(lambda: identify(program) is None)
-        assert len(find_strays(token)) == 4
+        assert eventually(lambda: len(find_strays(token)) == 4)  # the guard may be on its way out
         found = asyncio.run(sweep(token, grace=0.3))
     assert len(found) == 4
     assert find_strays(token) == ()

@@ -53,6 +53,11 @@ def test_requests_that_wait_for_a_connection_count_once() -> None:
     assert (load.requests, load.waiting_and_running) == (6, 4)
 
 
+def test_requests_that_gateways_hold_since_no_replica_is_ready_count() -> None:
+    held = status(waiting=3, in_flight=3) | {"held": 3}
+    assert FleetLoad({"a": held, "b": status(in_flight=2, r0=(2, None))}).waiting_and_running == 5
+
+
 def test_a_gateway_of_an_older_kind_is_not_misread() -> None:
     load = FleetLoad({"gateway": {"ready": True}})
     assert (load.requests, load.waiting_and_running, load.of_replica("r0")) == (0, 0, {})

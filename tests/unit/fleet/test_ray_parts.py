@@ -255,3 +255,38 @@ def test_a_replica_outlives_news_that_its_engine_does_not(tmp_path: Path, ends: 
         await server.close()
 
     asyncio.run(scenario())
+
+
+def test_a_replica_whose_agent_is_late_once_stays_with_the_gateways_and_is_lost_the_second_time(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        runtime = runtime_in(tmp_path)
+        order = EngineOrder(spec=runtime.spec, engine_key="key", number=0)
+        news = engine_news(order, "ready")
+        news["state"] |= {"host": "127.0.0.1", "port": 1}
+        answers: list[Any] = [news, None, news, None, None, news]
+
+        server = await bridge_of(
+            runtime,
+            {
+                "deploy": lambda _request: False,
+                "applications": lambda request: {request["prefix"]: {"status": "RUNNING", "message": ""}},
+                "call": lambda _request: answers.pop(0) if len(answers) > 1 else news,
+            },
+        )
+        seen: list[tuple[bool, int]] = []
+        replica = RemoteReplica(
+            runtime, "replica-0", order, on_change=lambda: seen.append((replica.ready, len(answers)))
+        )
+        async with asyncio.timeout(10):
+            replica.begin()
+            while len(seen) < 4:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert seen[:4] == [(True, 5), (True, 3), (False, 1), (True, 1)]
+        assert replica._task is not None
+        replica._task.cancel()
+        await asyncio.gather(replica._task, return_exceptions=True)
+        await server.close()
+
+    asyncio.run(scenario())

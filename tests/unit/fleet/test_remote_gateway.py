@@ -73,6 +73,7 @@ class PretendAgent:
         await self.answering.wait()
         if method == "changes":
             await asyncio.sleep(0.02)
+            await self.answering.wait()  # it may have died meanwhile
             return self.news()
         if method == "follow":
             if self.refusal is not None:

@@ -114,3 +114,20 @@ def test_a_report_is_compared_with_what_ran_when_it_came_not_when_it_is_told_aga
     book.update([RosterItem(replica.address, True, (6, 1.0))], now=1.1)
     assert replica.report is not None
     assert replica.report.others == 2
+
+
+def test_a_replica_is_worth_waiting_for_unless_all_are_drained_on_purpose() -> None:
+    first, second = addresses(2)
+    drained = [address.model_copy(update={"draining": True}) for address in (first, second)]
+    book = Ledger(engine_key=None)
+    assert book.may_be_ready_soon  # nobody has said yet who is there
+    for roster, expected in (
+        ([first, second], True),
+        ([drained[0], second], True),
+        (drained, False),
+        ([first], True),
+        ([drained[0]], False),
+        ([], True),
+    ):
+        book.update([RosterItem(address, ready=False) for address in roster], now=0.0)
+        assert book.may_be_ready_soon is expected

@@ -8,7 +8,7 @@ import pytest
 
 from tri_serve.gateway.config import ReplicaAddress
 from tri_serve.gateway.probes import health_status
-from tri_serve.gateway.roster import Roster
+from tri_serve.gateway.roster import TIMEOUTS_UNTIL_DOWN, Roster
 
 
 @pytest.mark.parametrize("answer", [b"x" * 200_000, b"\xff\xfe\r\n", b"HTTP/1.1 ok\r\n", b""])
@@ -68,6 +68,44 @@ def test_a_doubt_that_comes_during_a_look_makes_another(monkeypatch: pytest.Monk
         roster.replace([ReplicaAddress(name="a", host="127.0.0.1", port=9)])
         await asyncio.sleep(0.3)
         assert looks == 2
+        await roster.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_replica_whose_health_is_late_stays_as_long_as_it_answers_about_its_load(
+    monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    async def scenario() -> None:
+        looks = 0
+
+        async def health_of(_host: str, _port: int) -> int:
+            nonlocal looks
+            looks += 1
+            if looks > 1:
+                await asyncio.sleep(60)
+            return 200
+
+        async def page_of(_host: str, _port: int) -> None:
+            if not answers:
+                await asyncio.sleep(60)
+
+        monkeypatch.setattr("tri_serve.gateway.roster.health_status", health_of)
+        monkeypatch.setattr("tri_serve.gateway.roster.metrics_page", page_of)
+        for seconds, name in (
+            (0.05, "PROBE_TIMEOUT_SECONDS"),
+            (0.01, "PROBE_SECONDS"),
+            (0.01, "PROBE_DOWN_SECONDS"),
+            (0.02, "SCRAPE_SECONDS"),
+            (0.01, "SCRAPE_PAUSE_SECONDS"),
+        ):
+            monkeypatch.setattr(f"tri_serve.gateway.roster.{name}", seconds)
+        roster = Roster(lambda: None)
+        roster.replace([ReplicaAddress(name="a", host="127.0.0.1", port=9)])
+        await asyncio.sleep(0.6)
+        assert looks > TIMEOUTS_UNTIL_DOWN + 1
+        assert roster.any_ready is answers
         await roster.close()
 
     asyncio.run(scenario())

@@ -41,7 +41,13 @@ async def ask_bridge(
     try:
         reader, writer = await asyncio.open_unix_connection(str(path), limit=LINE_LIMIT)
         writer.write(json.dumps({**arguments, "command": command}).encode() + b"\n")
-        while line := await asyncio.wait_for(reader.readline(), SILENCE):
+        while True:
+            # Not wait_for: before Python 3.12 it can swallow a cancellation that comes with the line, and a part
+            # that is stopped would wait for its task for ever (https://github.com/python/cpython/issues/86296).
+            async with asyncio.timeout(SILENCE):
+                line = await reader.readline()
+            if not line:
+                break
             answer = json.loads(line)
             if "error" in answer:
                 raised = as_exception(ErrorState.model_validate(answer["error"]))

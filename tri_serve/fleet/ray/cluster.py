@@ -283,7 +283,10 @@ class ClusterRuntime(RayRuntime):
                 if bridge.done():
                     return None
                 with contextlib.suppress(BridgeLostError, FleetError, TimeoutError):
-                    self._see(await asyncio.wait_for(self.ask("nodes"), _ANSWER_SECONDS))
+                    # Not wait_for, which can swallow a stop: see client.py.
+                    async with asyncio.timeout(_ANSWER_SECONDS):
+                        nodes = await self.ask("nodes")
+                    self._see(nodes)
                     answered = time.monotonic()
                 if time.monotonic() - answered > _SILENT_SECONDS:
                     return f"its head at {self._address} does not answer"

@@ -29,6 +29,10 @@ has just left takes Ray some seconds to see, more on a busy machine."""
 _ROOM_POLL = 3.0
 _NEWS_WITHIN = 10.0
 """Seconds in which an agent that lives has answered: it does so every 3 s, and Serve looks every 5 s."""
+_NEWS_SECONDS = 3.0
+"""An agent answers at least so often."""
+_SILENCES = 2
+"""So many times in a row an agent may fail to, until it is given up."""
 
 
 class Deployments(ABC):
@@ -66,12 +70,31 @@ class Deployments(ABC):
 
     async def call(self, name: str, method: str, *arguments: Any, within: float | None = None) -> Any:
         """Call an agent, which has answered ``within`` seconds (None: as the bridge has it). Raises FleetError."""
-        if method == "changes":
-            within = _NEWS_WITHIN
         bound = {"within": within} if within is not None else {}
         return await self.ask(
             "call", name=self.application(name), method=method, arguments=arguments, **bound
         )
+
+    async def news(self, name: str, seen: int) -> Any:
+        """What an agent says that ``seen`` does not include. Raises FleetError, at once if it is known to be dead.
+
+        One that says nothing is asked again before it is given up: on a machine whose cores are all taken, by an
+        engine that starts, it can be late, while what it keeps serves as before. Whether an engine answers the
+        gateways know better; a replica that is lost here is out of their roster.
+        """
+        for _ in range(_SILENCES):
+            answer = await self.ask(
+                "call",
+                name=self.application(name),
+                method="changes",
+                arguments=(seen, _NEWS_SECONDS),
+                within=_NEWS_WITHIN,
+                may_be_silent=True,
+            )
+            if answer is not None:
+                return answer
+            log.warning("%s: its agent has said nothing for %g s", name, _NEWS_WITHIN)
+        raise FleetError(f"its agent has said nothing for {_SILENCES * _NEWS_WITHIN:g} s")
 
     async def deploy(
         self, kind: Literal["engine", "gateway"], name: str, order: str, node: str | None = None

@@ -17,7 +17,7 @@ from tri_serve.fleet.gateway_process import with_status
 from tri_serve.fleet.parts import Address
 from tri_serve.fleet.ray.client import BridgeLostError
 from tri_serve.fleet.ray.messages import GatewayNews, GatewayOrder, digest, roster_digest
-from tri_serve.fleet.ray.remote_part import AGAIN_SECONDS, NEWS_SECONDS, RemotePart, understood
+from tri_serve.fleet.ray.remote_part import AGAIN_SECONDS, RemotePart, understood
 from tri_serve.fleet.shared_listener import SharedListener
 from tri_serve.fleet.state import ErrorState, GatewayState
 from tri_serve.gateway.config import GatewayConfig, ReplicaAddress
@@ -258,8 +258,7 @@ class RemoteGateway(RemotePart):
         await self._runtime.deployed("gateway", self.name, self.node, self._waits)
         seen = -1
         while True:
-            answer = await self._runtime.call(self.name, "changes", seen, NEWS_SECONDS)
-            news = understood(GatewayNews, answer)
+            news = understood(GatewayNews, await self._runtime.news(self.name, seen))
             seen = news.version
             await self._check_goes_on(news.state.phase)
             await self._take(news)

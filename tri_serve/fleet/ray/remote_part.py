@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.5
-NEWS_SECONDS = 3.0
-"""An agent answers at least so often."""
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 

@@ -13,7 +13,7 @@ from tri_serve.fleet.background import go_on
 from tri_serve.fleet.control import as_exception
 from tri_serve.fleet.order import EngineOrder
 from tri_serve.fleet.ray.messages import EngineNews, digest
-from tri_serve.fleet.ray.remote_part import NEWS_SECONDS, RemotePart, understood
+from tri_serve.fleet.ray.remote_part import RemotePart, understood
 from tri_serve.fleet.state import ReplicaPhase, ReplicaState
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class RemoteReplica(RemotePart):
 
     async def _news(self, seen: int) -> EngineNews | None:
         """What the agent says next; None if the order changed meanwhile."""
-        call = asyncio.ensure_future(self._runtime.call(self.name, "changes", seen, NEWS_SECONDS))
+        call = asyncio.ensure_future(self._runtime.news(self.name, seen))
         wanted = asyncio.ensure_future(self._wanted.wait())
         try:
             await asyncio.wait((call, wanted), return_when=asyncio.FIRST_COMPLETED)

@@ -325,6 +325,22 @@ def test_connections_made_while_the_gateway_is_gone_are_answered(fleet: Any, wai
     assert [r["pid"] for r in after["replicas"]] == [r["pid"] for r in before["replicas"]]
 
 
+def test_agents_share_their_imports_and_come_back_without_them(fleet: Any, wait: Wait) -> None:
+    before = whole(fleet, wait)
+    (source,) = [pid for pid in fleet.processes() if "fleet.ray.worker_source" in command_of(pid)]
+    for part in (*before["replicas"], *before["gateways"]):
+        assert above(part["pid"], f"{sys.executable} -m tri_serve.fleet.ray.worker_source") == source
+    kill(source, wait)
+    engine = before["replicas"][1]["pid"]
+    kill(above(engine, "ray::ServeReplica:"), wait)
+    assert {ask(fleet) for _ in range(10)} == {200}
+    wait(lambda: state(fleet)["replicas"][1]["pid"] not in (None, engine), seconds=HEAL_SECONDS)
+    after = whole(fleet, wait)
+    assert after["ray"]["restarts"] == before["ray"]["restarts"]
+    assert after["replicas"][0]["pid"] == before["replicas"][0]["pid"]
+    above(after["replicas"][1]["pid"], "ray::ServeReplica:")
+
+
 def test_serves_controller_may_die(fleet: Any, wait: Wait) -> None:
     before = whole(fleet, wait)
     controller = called(fleet, "ray::ServeController")

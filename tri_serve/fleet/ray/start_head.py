@@ -25,7 +25,7 @@ from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray._private.resource_isolation_config import ResourceIsolationConfig
 from ray._raylet import persist_port  # type: ignore[attr-defined]
 
-from tri_serve.fleet.ray import stand_in
+from tri_serve.fleet.ray import stand_in, start_worker, worker_source
 
 _LOOK_SECONDS = 1.0
 _AGENTS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")
@@ -34,7 +34,7 @@ _NO_SERVICE = -1
 
 
 class _Head(node.Node):
-    """The processes of one node: gcs_server and raylet."""
+    """The processes of one node: gcs_server and raylet; and what the raylet's workers are forked from."""
 
     def start_api_server(self, **_options: object) -> None:
         """The dashboard's process: not wanted."""
@@ -45,6 +45,8 @@ class _Head(node.Node):
         for name in ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent"):
             persist_port(self._session_dir, self._node_id, f"{name}_port", _NO_SERVICE)
         super().start_raylet(*arguments, **more)
+        (raylet,) = self.all_processes[PROCESS_TYPE_RAYLET]
+        worker_source.spawn(Path(str(self.temp_dir)), raylet.process.pid)
 
 
 def _without_agents(start: Any) -> Any:
@@ -79,6 +81,7 @@ def start(*, host: str, port: int, folder: Path, cpus: int, gpus: int, object_st
             include_log_monitor=False,  # type: ignore[arg-type]
             no_monitor=True,  # no node is added or taken away
             resource_isolation_config=ResourceIsolationConfig(),
+            setup_worker_path=start_worker.__file__,
         ),
         head=True,
     )

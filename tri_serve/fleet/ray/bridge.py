@@ -96,7 +96,7 @@ class Bridge:
         ).bind(request["settings"], request["order"])
         handles = serve.run_many(
             [serve.RunTarget(application, name=name, route_prefix=None)],
-            wait_for_ingress_deployment_creation=True,
+            wait_for_ingress_deployment_creation=False,  # ``deployed`` waits for more
             wait_for_applications_running=False,
         )
         self._handles[name] = handles[0]

@@ -24,9 +24,9 @@ from tri_serve.plan.facts import ModelFacts, PlanDevice
 from tri_serve.plan.result import DemandPlan, MemoryPlan, OpenRange
 from tri_serve.plan.roofline import Roofline
 from tri_serve.plan.shares import ENDS, Pace, Shares
-from tri_serve.plan.slo import Slo
 from tri_serve.plan.speed import engine_roofline, sequences_at_once
 from tri_serve.spec.engine import EngineSpec
+from tri_serve.spec.slo import Slo
 
 UTILIZATION = 0.7
 """Share of what an engine could serve that it is to serve. A choice: at 0.7 a queue with Poisson arrivals (M/M/1)

@@ -136,21 +136,26 @@ class _Part(SpecModel):
     weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
     """Share of the requests, against the other parts' weights."""
     route: Literal["chat", "completions"] = "chat"
-    output: Lengths = Lengths(fixed=128)
-    ignore_eos: bool = True
-    """The engine goes on to the asked length, so that runs can be compared; a shorter answer is then an error."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
 
 
-class Written(_Part):
+class _Sized(_Part):
+    output: Lengths = Lengths(fixed=128)
+    """``max_tokens``."""
+    ignore_eos: bool = True
+    """The engine goes on to the asked length, so that runs can be compared; a shorter answer is then an error."""
+
+
+class Written(_Sized):
     """Prompts of exact token lengths, of sentences in the given languages."""
 
     kind: Literal["written"] = "written"
     input: Lengths
+    """Of the whole prompt as the server counts it (``usage.prompt_tokens``): chat template and salt included."""
     languages: Languages = Field(default_factory=_korean)
 
 
-class SharedPrefix(_Part):
+class SharedPrefix(_Sized):
     """Groups of requests that begin alike (a system prompt), to load the prefix cache on purpose."""
 
     kind: Literal["shared-prefix"] = "shared-prefix"
@@ -161,7 +166,7 @@ class SharedPrefix(_Part):
     languages: Languages = Field(default_factory=_korean)
 
 
-class Conversations(_Part):
+class Conversations(_Sized):
     """Chats of several turns: each turn sends all that was said before, answers included."""
 
     kind: Literal["conversations"] = "conversations"
@@ -177,7 +182,7 @@ class Conversations(_Part):
     languages: Languages = Field(default_factory=_korean)
 
 
-class Documents(_Part):
+class Documents(_Sized):
     """Questions about long documents (retrieval-augmented generation): documents first, then the question."""
 
     kind: Literal["documents"] = "documents"
@@ -191,7 +196,7 @@ class Documents(_Part):
     languages: Languages = Field(default_factory=_korean)
 
 
-class Structured(_Part):
+class Structured(_Sized):
     """Requests that ask for a tool call or for JSON by a schema; the answer is checked against it."""
 
     kind: Literal["structured"] = "structured"
@@ -210,6 +215,8 @@ class FromFile(_Part):
     format: Literal["sharegpt", "openai-jsonl"]
     input: Lengths | None = None
     """Takes only items within these lengths; what is left out is counted."""
+    output: Lengths | None = None
+    """None: as long as the file's own answer (ShareGPT), or its ``max_tokens`` (OpenAI); else 128."""
     ignore_eos: bool = False
     shuffle: bool = True
 
@@ -235,6 +242,14 @@ class Workload(SpecModel):
     salt: bool = True
     """Each prompt begins with its own few tokens, so that no run finds the last one's prefixes in the cache."""
     golden: Golden | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Workload:
+        names = [part.name for part in self.parts]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise about_key("parts", f"two parts are named {twice}; reports need to tell them apart")
+        return self
 
 
 class Scenario(SpecModel):

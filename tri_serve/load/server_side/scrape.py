@@ -47,6 +47,8 @@ class Snapshot:
     """By the source's name."""
     kept: bool = False
     """Of a moment that figures are counted from: never dropped."""
+    number: int = 0
+    """Which round it was of, from 1."""
 
 
 @dataclass(slots=True)
@@ -88,6 +90,7 @@ class Scraper:
         self.history = History(tuple(sources))
         self._fetch = fetch or connecting(socket.create_connection)
         self._clock = clock
+        self._stride = 1
         self._raw: dict[str, Page] = {}
         self._carried: dict[str, Page] = {}
 
@@ -119,11 +122,22 @@ class Scraper:
                 pages[source.name] = self._carry_on(source.name, page, at)
             else:
                 self._failed(source, "none of the wanted metrics is on its page")
-        taken = Snapshot(at, pages, keep)
-        history.snapshots.append(taken)
-        if len(history.snapshots) > MOST_SNAPSHOTS:
-            _thin(history.snapshots)
+        taken = Snapshot(at, pages, keep, history.rounds)
+        self._append(taken)
         return taken
+
+    def _append(self, taken: Snapshot) -> None:
+        """The first and the last always stay: what is said of the whole run is their difference."""
+        snapshots = self.history.snapshots
+        if snapshots and not self._stays(snapshots[-1]):
+            snapshots.pop()
+        snapshots.append(taken)
+        if len(snapshots) > MOST_SNAPSHOTS:
+            self._stride *= 2
+            snapshots[:-1] = [one for one in snapshots[:-1] if self._stays(one)]
+
+    def _stays(self, one: Snapshot) -> bool:
+        return one.kept or one.number % self._stride == 1 % self._stride
 
     def _failed(self, source: Source, reason: str) -> None:
         count = self.history.failures.get(source.name, (0, ""))[0]
@@ -136,14 +150,6 @@ class Scraper:
             self._carried[name] = _added(before, self._carried.get(name))
         self._raw[name] = page
         return _added(page, self._carried.get(name))
-
-
-def _thin(snapshots: list[Snapshot]) -> None:
-    """Drop every second one, but the ends: what is said of the whole run is their difference."""
-    last = len(snapshots) - 1
-    snapshots[:] = [
-        one for number, one in enumerate(snapshots) if one.kept or number % 2 == 0 or number == last
-    ]
 
 
 def _began_anew(before: Page, now: Page) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from tri_serve.load.figures.model import Figures
 from tri_serve.load.verdict import Evidence, Verdict
 
-FORMAT = 1
+FORMAT: Final = 1
 """Raised when an old reader would misread a new file."""
 
 
@@ -80,6 +80,47 @@ class TtftPart(ResultModel):
     """Which figure or metric it is from."""
 
 
+class EngineSide(ResultModel):
+    """What one engine says of the window."""
+
+    name: str
+    """Of its replica."""
+    output_tokens: int | None = None
+    requests: int | None = None
+    """That ended, for whatever reason."""
+    ttft_mean_ms: float | None = None
+    """From a request's arrival in the engine to its first token."""
+    ttft_p99_ms: float | None = None
+    """Evenly within a bucket of its histogram."""
+    queue_mean_ms: float | None = None
+    prefill_mean_ms: float | None = None
+    kv_use_max: float | None = None
+    """Share of the KV cache in use, 0 to 1."""
+    prefix_hit_rate: float | None = None
+    """Prompt tokens that were found in the prefix cache, of those looked up."""
+    preemptions: int | None = None
+    running_max: int | None = None
+    waiting_max: int | None = None
+    restarts: int = 0
+    """How often it began anew while the load ran."""
+
+
+class GatewaySide(ResultModel):
+    """What the gateway says of the window."""
+
+    first_event_mean_ms: float | None = None
+    """From the end of a request to its first event on the way to the client."""
+    first_event_p99_ms: float | None = None
+    retries: int | None = None
+    """Requests that were sent to an engine again."""
+    engine_failures: int | None = None
+    stream_failures: int | None = None
+    """Streams that failed after their first byte."""
+    refusals: int | None = None
+    loop_lag_max_ms: float | None = None
+    """The longest that an event loop of it was late, of what was seen."""
+
+
 class ServerSide(ResultModel):
     """What gateway and engines say of the same window."""
 
@@ -102,6 +143,8 @@ class ServerSide(ResultModel):
     server_tokens: int | None = None
     restarts: tuple[str, ...] = ()
     """Sources whose counters began anew: engines that were restarted."""
+    gateway: GatewaySide | None = None
+    engines: tuple[EngineSide, ...] = ()
     remarks: tuple[str, ...] = ()
 
 

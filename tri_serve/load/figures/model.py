@@ -150,8 +150,8 @@ class Figures(FiguresModel):
     whole: Throughput
     """Answered requests from the first dispatch to the last completion, warm-up and cool-down included."""
     latencies: Mapping[str, Distribution]
-    """By name (figures/definitions.py): ``ttft``, ``ttft_sched``, ``tpot``, ``e2e``, ``e2e_sched``, ``icl``, ``itl``,
-    ``max_gap``; what nothing was measured of is not in it."""
+    """By name (figures/definitions.py): ``ttft``, ``ttft_sched``, ``tpot``, ``e2e``, ``e2e_sched``, ``icl``,
+    ``itl``, ``max_gap``; what nothing was measured of is not in it."""
     vllm: VllmFigures
     input_tokens: TokenCounts
     output_tokens: TokenCounts

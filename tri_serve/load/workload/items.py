@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Route = Literal["/v1/chat/completions", "/v1/completions"]
 
@@ -45,5 +45,17 @@ class Item:
     """A pause of the user before this turn."""
 
 
-CountTokens = Callable[[str], int]
-"""Tokens of a text by the served tokenizer, without special tokens."""
+class Session(Protocol):
+    """A conversation: its first turn is an item of the schedule, each later one follows the answer before it."""
+
+    @property
+    def id(self) -> str:
+        """As in its items' ``session``."""
+
+    @property
+    def turns(self) -> int:
+        """How many there are."""
+
+    def turn(self, number: int, answers: Sequence[str]) -> Item:
+        """The item of one turn, from 0. ``answers`` are the server's texts to the turns before, in order; the
+        item says in ``think_seconds`` how long its user waits after the last of them."""

@@ -42,14 +42,14 @@ class TriServeError(Exception):
         return self.message
 
 
+class SloMissedError(TriServeError):
+    """A load was answered, but not within its SLO."""
+
+
 class UsageError(TriServeError):
     """The command line asks for something that cannot be."""
 
     exit_code = 2
-
-
-class SloMissedError(TriServeError):
-    """A load was answered, but not within its SLO."""
 
 
 class RegressionError(TriServeError):

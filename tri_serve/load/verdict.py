@@ -163,7 +163,9 @@ def _with_unit(value: float, unit: str) -> str:
     if math.isinf(value):
         return "no end"
     if unit == "%":
-        return f"{100 * value:.3g} %"
+        return f"{100 * value:.3g}%"
+    if unit == "×":
+        return f"{value:.3g}×"
     if unit:
         return f"{value:.3g} {unit}"
     return f"{value:g}"

@@ -117,6 +117,14 @@ class Client:
                 self._keep(connection)
             return record.status, fetched
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:

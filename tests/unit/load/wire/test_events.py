@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tri_serve.load.wire.events import EventSplitter
@@ -30,7 +32,7 @@ def test_events_are_the_same_wherever_the_stream_is_cut(form: str) -> None:
     for cuts in ([], list(places), *([at] for at in places)):
         splitter = EventSplitter()
         edges = [0, *cuts, len(stream)]
-        pieces = [stream[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+        pieces = [stream[begin:end] for begin, end in itertools.pairwise(edges)]
         assert [payload for piece in pieces for payload, _ in splitter.split(piece)] == payloads, cuts
 
 

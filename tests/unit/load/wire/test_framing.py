@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tri_serve.load.wire.framing import MOST_HEAD_BYTES, AnswerReader, MalformedAnswerError
@@ -32,7 +34,7 @@ def _read(data: bytes, cuts: list[int]) -> AnswerReader:
     """Reads ``data`` cut at ``cuts``; the time of each read is its number, from 1."""
     reader = AnswerReader()
     edges = [0, *cuts, len(data)]
-    for number, (begin, end) in enumerate(zip(edges, edges[1:], strict=False), 1):
+    for number, (begin, end) in enumerate(itertools.pairwise(edges), 1):
         reader.take(data[begin:end], number)
     return reader
 

@@ -9,10 +9,25 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from tri_serve.load.scenario.models import Part, Scenario, Written
+from tri_serve.load.scenario.models import (
+    Conversations,
+    Documents,
+    FromFile,
+    Part,
+    Scenario,
+    SharedPrefix,
+    Structured,
+    Written,
+)
+from tri_serve.load.workload.conversations import ConversationsSource
+from tri_serve.load.workload.documents import DocumentsSource
+from tri_serve.load.workload.files import FileSource
+from tri_serve.load.workload.golden import GoldenSource
 from tri_serve.load.workload.items import Item, Session
 from tri_serve.load.workload.salt import Salts
 from tri_serve.load.workload.setting import Conversing, Setting, Source
+from tri_serve.load.workload.shared_prefix import SharedPrefixSource
+from tri_serve.load.workload.structured import StructuredSource
 from tri_serve.load.workload.tokenizer import Overhead, Tokenizer
 from tri_serve.load.workload.written import WrittenSource
 
@@ -23,9 +38,15 @@ class WorkloadItems:
     """All items of a run. ``item`` costs microseconds once ``prepare`` has run."""
 
     def __init__(
-        self, scenario: Scenario, setting: Setting, sources: Sequence[Source], salts: Salts | None
+        self,
+        scenario: Scenario,
+        setting: Setting,
+        sources: Sequence[Source],
+        golden: GoldenSource | None,
+        salts: Salts | None,
     ) -> None:
-        self._scenario, self._setting, self._sources, self._salts = scenario, setting, sources, salts
+        self._scenario, self._setting = scenario, setting
+        self._sources, self._golden, self._salts = sources, golden, salts
         self._bounds = list(accumulate(part.weight for part in scenario.workload.parts))
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -37,12 +58,19 @@ class WorkloadItems:
 
     def item(self, index: int) -> Item:
         """What the request of this number in the run asks."""
-        return self._source(index).item(index, self._salts)
+        return self._item(index, self._salts)
 
     def session(self, index: int) -> Session | None:
         """The conversation that the item of this number begins; None if it is a request of its own."""
+        if self._golden is not None and self._golden.is_due(index):
+            return None
         source = self._source(index)
         return source.session(index, self._salts) if isinstance(source, Conversing) else None
+
+    def _item(self, index: int, salts: Salts | None) -> Item:
+        if self._golden is not None and self._golden.is_due(index):
+            return self._golden.item(index)
+        return self._source(index).item(index, salts)
 
     def _source(self, index: int) -> Source:
         if len(self._sources) == 1:
@@ -65,7 +93,7 @@ class WorkloadItems:
             digest.update(json.dumps(part, sort_keys=True).encode())
         salts = self._setting.salts if self._setting.salted else None
         for index in range(_HASHED_ITEMS):
-            item = self._source(index).item(index, salts)
+            item = self._item(index, salts)
             digest.update(
                 json.dumps([item.id, item.route, item.body, item.input_tokens], sort_keys=True).encode()
             )
@@ -113,11 +141,23 @@ def build_workload(
     )
     sources = [_source(part, setting, folder) for part in scenario.workload.parts]
     salts = Salts(tokenizer, scenario.seed, nonce) if scenario.workload.salt else None
-    return WorkloadItems(scenario, setting, sources, salts)
+    golden = scenario.workload.golden
+    return WorkloadItems(
+        scenario, setting, sources, GoldenSource(golden, folder) if golden is not None else None, salts
+    )
 
 
 def _source(part: Part, setting: Setting, folder: Path) -> Source:
     match part:
         case Written():
             return WrittenSource(part, setting)
-    raise NotImplementedError(part.kind)
+        case SharedPrefix():
+            return SharedPrefixSource(part, setting)
+        case Conversations():
+            return ConversationsSource(part, setting)
+        case Documents():
+            return DocumentsSource(part, setting)
+        case Structured():
+            return StructuredSource(part, setting)
+        case FromFile():
+            return FileSource(part, setting, folder)

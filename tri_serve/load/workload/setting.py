@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from tri_serve.errors import UsageError
 from tri_serve.load.scenario.models import Language, Languages, Lengths
@@ -149,9 +149,22 @@ class Pool(Generic[T]):
             self[number]
 
 
+def route_of(name: Literal["chat", "completions"]) -> Route:
+    """The path of a part's ``route``."""
+    return CHAT if name == "chat" else COMPLETIONS
+
+
 def pool_size(most_tokens: int) -> int:
     """Prompts of at most so many tokens that are written beforehand."""
     return max(16, min(POOL_PROMPTS, POOL_TOKENS // most_tokens))
+
+
+def asked(route: Route, text: str, system: str | None = None) -> dict[str, Any]:
+    """The keys of a body that hold its prompt. On completions, what would be the system message goes before it."""
+    if route == COMPLETIONS:
+        return {"prompt": (system or "") + text}
+    user = {"role": "user", "content": text}
+    return {"messages": [user] if system is None else [{"role": "system", "content": system}, user]}
 
 
 def sampling(output: int, temperature: float, *, ignore_eos: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from tri_serve.load.scenario.models import Written
 from tri_serve.load.workload.items import Check, Item
 from tri_serve.load.workload.lengths import draw, longest
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import CHAT, COMPLETIONS, Pool, Setting, pool_size, sampling
+from tri_serve.load.workload.setting import Pool, Setting, asked, pool_size, route_of, sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class WrittenSource:
 
     def __init__(self, part: Written, setting: Setting) -> None:
         self._part, self._setting = part, setting
-        self._route = CHAT if part.route == "chat" else COMPLETIONS
+        self._route = route_of(part.route)
         setting.check_fits(part.name, part.input, part.output)
         self._pool = Pool(pool_size(longest(part.input)), self._prompt)
 
@@ -34,13 +34,12 @@ class WrittenSource:
     def item(self, index: int, salts: Salts | None) -> Item:
         part, prompt = self._part, self._pool[index]
         salt = salts.of(f"{part.name}/{index}") if salts else ""
-        text = salt + prompt.text
-        asked = {"messages": [{"role": "user", "content": text}]} if self._route == CHAT else {"prompt": text}
         return Item(
             id=f"{part.name}-{index}",
             group=part.name,
             route=self._route,
-            body=asked | sampling(prompt.output, part.temperature, ignore_eos=part.ignore_eos),
+            body=asked(self._route, salt + prompt.text)
+            | sampling(prompt.output, part.temperature, ignore_eos=part.ignore_eos),
             input_tokens=self._setting.counted(prompt.tokens),
             output_tokens=prompt.output,
             check=Check(exact_tokens=prompt.output if part.ignore_eos else None),

@@ -47,7 +47,7 @@ def make_record(
     usage_after: float = 1.0,
     **other: Any,
 ) -> Record:
-    """A streamed answer: ``due`` in s from the window's start; all else in ms. ``role``: an event without a token."""
+    """A streamed answer: ``due`` in s from the window's start, the rest in ms. ``role``: an event without text."""
     scheduled = START + round(due * SECOND)
     sent = scheduled + round(lag * MS)
     record = Record(

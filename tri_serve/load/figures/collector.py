@@ -87,9 +87,13 @@ class Collector:
             self.details_left_out += 1
 
     def _group(self, name: str) -> GroupTally:
-        if name not in self.groups and len(self.groups) >= _MOST_GROUPS:
-            name = "(others)"
-        return self.groups.setdefault(name, GroupTally())
+        group = self.groups.get(name)
+        if group is None:
+            if len(self.groups) >= _MOST_GROUPS:
+                name = "(others)"
+            # Not setdefault: a tally is a megabyte, and would be made for each request.
+            group = self.groups[name] = self.groups.get(name) or GroupTally()
+        return group
 
     def _answered(self, record: Record) -> None:
         latencies = self.latencies

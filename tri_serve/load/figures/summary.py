@@ -75,12 +75,9 @@ def histograms(collector: Collector) -> dict[str, str]:
 
 
 def _window_seconds(collector: Collector) -> float:
-    """As long as the window went; in a run that was stopped, its whole slots, if there is one."""
+    """As long as the window went."""
     window = collector.window
-    if collector.ended is None:
-        return window.seconds
-    whole = (collector.ended - window.start) // window.slot_ns * window.slot_ns
-    return (whole or collector.ended - window.start) / _NS
+    return window.seconds if collector.ended is None else (collector.ended - window.start) / _NS
 
 
 def _rate(count: float, seconds: float) -> float:
@@ -100,6 +97,9 @@ def _steady(collector: Collector, seconds: float) -> Throughput:
     if collector.ended is not None:
         slots = list(collector.series.until(collector.ended))
         if slots:
+            # What came later in the slot in which the run was stopped cannot be told apart from what came before.
+            seconds = (collector.ended - collector.window.start) // collector.window.slot_ns
+            seconds *= collector.window.slot_ns / _NS
             requests = float(sum(slot.completed for slot in slots))
             output = sum(slot.output_tokens for slot in slots)
             inputs = float(sum(slot.input_tokens for slot in slots))

@@ -6,7 +6,7 @@ The swarm writes ``Progress`` about once a second, and ``Ended`` or ``Failed`` a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -64,6 +64,8 @@ class Ended(_Line):
     kind: Literal["ended"] = "ended"
     result: str
     """Path of result.json; empty where it could not be written."""
+    inline: Mapping[str, Any] | None = None
+    """The result itself, where it could not be written."""
     complete: bool
     exit_code: int
     remarks: tuple[str, ...] = ()

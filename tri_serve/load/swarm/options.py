@@ -1,0 +1,152 @@
+"""The options that a locustfile of ours adds to Locust's own, and the scenario that they describe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tri_serve.errors import UsageError
+from tri_serve.load.scenario.models import ClosedLoop, Constant, Gamma, Poisson, Scenario, Spike
+from tri_serve.load.scenario.reading import LoadedScenario, read_scenario
+
+DEFAULT_SCENARIO = "smoke"
+ENVIRONMENT = "TRI_SERVE_LOAD_"
+
+
+def add_options(parser: Any) -> None:
+    """Add them to Locust's parser. Every one has a variable: TRI_SERVE_LOAD_REQUEST_RATE."""
+    group = parser.add_argument_group("tri-serve options", "What is asked of the model, and when.")
+
+    def add(name: str, words: str, *, web: bool = True, **more: Any) -> None:
+        variable = ENVIRONMENT + name.strip("-").replace("-", "_").upper()
+        action = group.add_argument(name, env_var=variable, help=words, **more)
+        # Locust's parser sets these itself, but not for arguments of a group.
+        action.include_in_web_ui = web
+        action.is_secret = action.is_required = action.is_multiple = False
+
+    add("--scenario", "Name of a shipped scenario, or a file: ./mine.yaml.", default=DEFAULT_SCENARIO)
+    add("--model", "Model to ask. Default: the one that the server serves.", default="")
+    add("--request-rate", "Requests a second (open loop).", default="")
+    add(
+        "--max-concurrency",
+        "Without a request rate: so many users who ask one after the other (closed loop). With one: requests that "
+        "may be open at once; what is due beyond is counted as unsent.",
+        default="",
+    )
+    add("--duration", "Length of the counted window, with a unit: 60s.", default="")
+    add("--warm-up", "Load before the window, not counted: 10s.", default="")
+    add("--num-prompts", "End the window after so many requests.", default="")
+    add("--slo", "What is promised: ttft=500ms,tpot=50ms.", default="")
+    add("--seed", "Of arrivals and prompts.", default="")
+    add("--set", "KEY=VALUE of the scenario; can be repeated.", web=False, action="append", default=[])
+    add("--tokenizer", "tokenizer.json of the model. Default: the server's /tokenize.", default="")
+    add(
+        "--results",
+        "Folder for the run's files. Default: a new one under ~/.local/state.",
+        web=False,
+        default="",
+    )
+    add("--records", "Per-request file.", web=False, choices=["full", "short", "none"], default="full")
+    add("--save-vllm-json", "Write vllm.json too.", web=False, action="store_true", default=False)
+    add(
+        "--scrape",
+        "gateway=URL or NAME=URL of a metrics page; can be repeated.",
+        web=False,
+        action="append",
+        default=[],
+    )
+    add("--ca-file", "Certificates to trust in place of the system's.", web=False, default="")
+    add("--insecure", "Do not check the server's certificate.", web=False, action="store_true", default=False)
+    add("--token-ids", "Ask the server for token ids.", web=False, action="store_true", default=False)
+    # Filled in by `tri-serve load run`, which knows them of a release.
+    for name in ("--release", "--replicas"):
+        add(name, argparse.SUPPRESS, web=False, default="")
+
+
+def scenario_of(options: Any) -> LoadedScenario:
+    """The scenario that Locust's parsed options describe. Raises UsageError."""
+    sets = list(options.set or ())
+    users = options.num_users
+    spawn_rate = options.spawn_rate
+    short = overrides(
+        options.scenario,
+        rate=options.request_rate,
+        concurrency=options.max_concurrency or (str(users) if users else ""),
+        values={
+            "window": options.duration or (f"{options.run_time}s" if options.run_time else ""),
+            "warm_up": options.warm_up,
+            "requests": options.num_prompts,
+            "seed": options.seed,
+        },
+        sets=sets,
+    )
+    if users and spawn_rate and not options.request_rate:
+        short = (*short, f"arrivals.stagger={users / spawn_rate:g}s")
+    loaded = read_scenario(options.scenario, (*short, *sets))
+    return with_slo(loaded, options.slo)
+
+
+def overrides(
+    name: str, *, rate: str, concurrency: str, values: dict[str, str], sets: Sequence[str]
+) -> tuple[str, ...]:
+    """Short options as overrides of the scenario ``name``; empty text: not given. Raises UsageError."""
+    changed = [f"{key}={value}" for key, value in values.items() if value]
+    if rate:
+        number = _number("--request-rate", rate)
+        arrivals = read_scenario(name, tuple(sets)).scenario.arrivals
+        keeps = isinstance(arrivals, Constant | Poisson | Gamma | Spike)
+        changed.append(
+            f"arrivals.rate={number:g}" if keeps else f"arrivals={{kind: poisson, rate: {number:g}}}"
+        )
+    if concurrency:
+        if not concurrency.isdecimal() or int(concurrency) < 1:
+            raise UsageError(f"--max-concurrency {concurrency}: a whole number from 1 on is allowed")
+        closed = f"arrivals={{kind: closed, users: {concurrency}}}"
+        changed.append(f"most_open={concurrency}" if rate else closed)
+    return tuple(changed)
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a number") from None
+    if not 0 < number <= 100_000:
+        raise UsageError(f"{option} {text}: more than 0 and at most 100000 requests a second are allowed")
+    return number
+
+
+def with_slo(loaded: LoadedScenario, words: str) -> LoadedScenario:
+    """The scenario with ``--slo`` in place of its own promises."""
+    if not words:
+        return loaded
+    from dataclasses import replace
+
+    from tri_serve.spec.slo import parse_slo
+
+    slo = parse_slo(words)
+    return replace(
+        loaded,
+        scenario=loaded.scenario.model_copy(update={"slo": slo}),
+        overrides=(*loaded.overrides, f"slo={slo}"),
+    )
+
+
+def key_of(environ: os._Environ[str] | dict[str, str]) -> str | None:
+    """The client key; there is no option for it, since every user of a machine can read argv."""
+    return environ.get("TRI_SERVE_API_KEY") or environ.get("OPENAI_API_KEY") or None
+
+
+def is_closed(scenario: Scenario) -> bool:
+    """Whether Locust's users are the scenario's."""
+    return isinstance(scenario.arrivals, ClosedLoop)
+
+
+def run_folder(results: str, name: str) -> Path:
+    """Where a run's files go."""
+    from tri_serve.places import state_dir
+
+    return Path(results).absolute() if results else state_dir() / "loads" / name

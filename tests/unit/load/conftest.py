@@ -109,13 +109,9 @@ def make_result(
             replica=f"replica-{index % 2}",
         )
         if failed:
-            record.status, record.detail, record.first_token, record.first_choice = (
-                503,
-                "503 overloaded",
-                0,
-                0,
-            )
-            record.event_times, record.event_tokens, record.last_choice = [], [], 0
+            record.status, record.detail = 503, "503 overloaded"
+            record.first_token = record.first_choice = record.last_choice = 0
+            record.event_times, record.event_tokens = [], []
         collectors[index % processes].add(record)
     merged = Collector.merge(collector.to_message() for collector in collectors)
     if not complete:
@@ -132,7 +128,7 @@ def make_result(
             "records_lost": 0,
         }
     )
-    mean = figures.latencies["ttft"].mean
+    mean = figures.latencies["ttft"].mean if "ttft" in figures.latencies else 0.0
     return RunResult(
         run=run,
         started_at="2026-11-23T17:30:00+00:00",

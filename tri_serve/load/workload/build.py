@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from tri_serve.load.scenario.models import (
+    ClosedLoop,
     Conversations,
     Documents,
     FromFile,
@@ -19,19 +20,18 @@ from tri_serve.load.scenario.models import (
     Structured,
     Written,
 )
+from tri_serve.load.schedule import Schedule
 from tri_serve.load.workload.conversations import ConversationsSource
 from tri_serve.load.workload.documents import DocumentsSource
 from tri_serve.load.workload.files import FileSource
 from tri_serve.load.workload.golden import GoldenSource
 from tri_serve.load.workload.items import Item, Session
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import Conversing, Setting, Source
+from tri_serve.load.workload.setting import HASHED_ITEMS, Conversing, Setting, Source
 from tri_serve.load.workload.shared_prefix import SharedPrefixSource
 from tri_serve.load.workload.structured import StructuredSource
 from tri_serve.load.workload.tokenizer import Overhead, Tokenizer
 from tri_serve.load.workload.written import WrittenSource
-
-_HASHED_ITEMS = 256
 
 
 class WorkloadItems:
@@ -92,7 +92,7 @@ class WorkloadItems:
         ):
             digest.update(json.dumps(part, sort_keys=True).encode())
         salts = self._setting.salts if self._setting.salted else None
-        for index in range(_HASHED_ITEMS):
+        for index in range(HASHED_ITEMS):
             item = self._item(index, salts)
             digest.update(
                 json.dumps([item.id, item.route, item.body, item.input_tokens], sort_keys=True).encode()
@@ -138,6 +138,7 @@ def build_workload(
         overhead=overhead,
         context=context,
         salted=scenario.workload.salt,
+        requests=_expected(scenario),
     )
     sources = [_source(part, setting, folder) for part in scenario.workload.parts]
     salts = Salts(tokenizer, scenario.seed, nonce) if scenario.workload.salt else None
@@ -145,6 +146,12 @@ def build_workload(
     return WorkloadItems(
         scenario, setting, sources, GoldenSource(golden, folder) if golden is not None else None, salts
     )
+
+
+def _expected(scenario: Scenario) -> float | None:
+    if isinstance(scenario.arrivals, ClosedLoop):
+        return None
+    return Schedule(scenario).expected()
 
 
 def _source(part: Part, setting: Setting, folder: Path) -> Source:

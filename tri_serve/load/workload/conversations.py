@@ -9,7 +9,7 @@ from tri_serve.load.scenario.models import Conversations
 from tri_serve.load.workload.items import Check, Item
 from tri_serve.load.workload.lengths import draw, longest
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import CHAT, Pool, Setting, pool_size, sampling
+from tri_serve.load.workload.setting import CHAT, Pool, Setting, sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ConversationsSource:
     def __init__(self, part: Conversations, setting: Setting) -> None:
         self._part, self._setting = part, setting
         most = longest(part.input) + (longest(part.turns) - 1) * longest(part.follow_up)
-        self._pool = Pool(pool_size(most), self._said)
+        self._pool = Pool(setting.pool_size(most), self._said)
 
     def prepare(self) -> None:
         self._pool.prepare()

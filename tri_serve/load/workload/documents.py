@@ -8,7 +8,7 @@ from tri_serve.load.scenario.models import Documents, Language
 from tri_serve.load.workload.items import Check, Item
 from tri_serve.load.workload.lengths import draw, longest
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import Pool, Setting, asked, pool_size, route_of, sampling
+from tri_serve.load.workload.setting import Pool, Setting, asked, route_of, sampling
 
 _WORDS: dict[Language, tuple[str, str, str]] = {
     "ko": ("다음 문서를 읽고 마지막 질문에 답하세요.", "문서", "질문"),
@@ -38,7 +38,7 @@ class DocumentsSource:
         self._route = route_of(part.route)
         self._documents = Pool(part.pool, self._document)
         most = part.documents * longest(part.document) + longest(part.question)
-        self._pool = Pool(pool_size(most), self._prompt)
+        self._pool = Pool(setting.pool_size(most), self._prompt)
 
     def prepare(self) -> None:
         self._pool.prepare()

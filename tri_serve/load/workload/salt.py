@@ -24,12 +24,11 @@ class Salts:
         """``nonce`` is the run's own: the same scenario asked again must not find its last prompts cached."""
         self._key = hashlib.blake2b(f"{seed}/{nonce}".encode(), digest_size=16).digest()
         count = tokenizer.count
-        base = count("a:")
-        self._letters = [
-            letter
-            for letter in string.ascii_letters
-            if count(f"{letter} a:") == base + 1 and count(f"a {letter} {letter}:") == base + 2
-        ]
+        by_length: dict[tuple[int, int], list[str]] = {}
+        for letter in string.ascii_letters:
+            lengths = count(f"{letter} a:"), count(f"a {letter} {letter}:")
+            by_length.setdefault(lengths, []).append(letter)
+        self._letters = max(by_length.values(), key=len)
         self.uniform = len(self._letters) >= _FEWEST
         """Whether all salts are equally long; if not, prompts may be a few tokens off."""
         if not self.uniform:

@@ -7,6 +7,7 @@ its tokens, which the sending process does not have. Salted, each request differ
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from tri_serve.load.workload.salt import Salts
 from tri_serve.load.workload.sentences import Sentences
 from tri_serve.load.workload.tokenizer import Overhead, Tokenizer
 
+HASHED_ITEMS = 256
+"""A workload's hash is of its first items. Pools are no smaller, so that a run's length does not change it."""
 POOL_PROMPTS = 1_024
 POOL_TOKENS = 2_000_000
 """A few seconds of counting, and some ten megabytes of text."""
@@ -43,6 +46,8 @@ class Setting:
     context: int | None
     """Tokens that a prompt and its answer may have together; None: not known."""
     salted: bool
+    requests: float | None = None
+    """Expected in the run; None: not known."""
     clipped: Counter[str] = field(default_factory=Counter)
     """Prompts by part that were made shorter or longer than drawn, to fit."""
     _sentences: dict[Language, Sentences] = field(default_factory=dict)
@@ -98,6 +103,11 @@ class Setting:
             self.clipped[part] += 1
         return taken
 
+    def pool_size(self, most_tokens: int) -> int:
+        """Prompts of at most so many tokens that are written beforehand: no more than the run may ask."""
+        wanted = POOL_PROMPTS if self.requests is None else math.ceil(1.1 * self.requests)
+        return max(16, min(POOL_PROMPTS, max(HASHED_ITEMS, wanted), POOL_TOKENS // most_tokens))
+
     def check_fits(self, part: str, tokens: Lengths, output: Lengths) -> None:
         """Raises UsageError where not even the shortest prompt and answer fit into the context."""
         if self.context is not None and shortest(tokens) + longest(output) > self.context:
@@ -152,11 +162,6 @@ class Pool(Generic[T]):
 def route_of(name: Literal["chat", "completions"]) -> Route:
     """The path of a part's ``route``."""
     return CHAT if name == "chat" else COMPLETIONS
-
-
-def pool_size(most_tokens: int) -> int:
-    """Prompts of at most so many tokens that are written beforehand."""
-    return max(16, min(POOL_PROMPTS, POOL_TOKENS // most_tokens))
 
 
 def asked(route: Route, text: str, system: str | None = None) -> dict[str, Any]:

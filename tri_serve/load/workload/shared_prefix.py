@@ -8,7 +8,7 @@ from tri_serve.load.scenario.models import SharedPrefix
 from tri_serve.load.workload.items import Check, Item
 from tri_serve.load.workload.lengths import draw, longest
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import COMPLETIONS, Pool, Setting, asked, pool_size, route_of, sampling
+from tri_serve.load.workload.setting import COMPLETIONS, Pool, Setting, asked, route_of, sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class SharedPrefixSource:
         self._part, self._setting = part, setting
         self._route = route_of(part.route)
         self._prefixes = Pool(part.groups, self._prefix)
-        self._pool = Pool(pool_size(longest(part.prefix) + longest(part.input)), self._prompt)
+        self._pool = Pool(setting.pool_size(longest(part.prefix) + longest(part.input)), self._prompt)
 
     def prepare(self) -> None:
         self._pool.prepare()

@@ -12,7 +12,7 @@ from tri_serve.load.scenario.models import Language, Structured
 from tri_serve.load.workload.items import Check, Item
 from tri_serve.load.workload.lengths import draw
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import CHAT, POOL_PROMPTS, Pool, Setting, asked, sampling
+from tri_serve.load.workload.setting import CHAT, Pool, Setting, asked, sampling
 
 _Words = Mapping[Language, tuple[str, ...]]
 
@@ -53,6 +53,8 @@ _TASKS: _Words = {
 }
 
 TOOL = "record_order"
+_TOKENS = 512
+"""About as many as a prompt with its schema has."""
 
 
 def schema(language: Language) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class StructuredSource:
     def __init__(self, part: Structured, setting: Setting) -> None:
         self._part, self._setting = part, setting
         self._schemas = {language: schema(language) for language in part.languages}
-        self._pool = Pool(POOL_PROMPTS, self._prompt)
+        self._pool = Pool(setting.pool_size(_TOKENS), self._prompt)
 
     def prepare(self) -> None:
         self._pool.prepare()

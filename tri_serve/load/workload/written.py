@@ -8,7 +8,7 @@ from tri_serve.load.scenario.models import Written
 from tri_serve.load.workload.items import Check, Item
 from tri_serve.load.workload.lengths import draw, longest
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import Pool, Setting, asked, pool_size, route_of, sampling
+from tri_serve.load.workload.setting import Pool, Setting, asked, route_of, sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class WrittenSource:
         self._part, self._setting = part, setting
         self._route = route_of(part.route)
         setting.check_fits(part.name, part.input, part.output)
-        self._pool = Pool(pool_size(longest(part.input)), self._prompt)
+        self._pool = Pool(setting.pool_size(longest(part.input)), self._prompt)
 
     def prepare(self) -> None:
         self._pool.prepare()

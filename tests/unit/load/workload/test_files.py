@@ -178,8 +178,7 @@ def golden(folder: Path, *lines: Any) -> dict[str, Any]:
 
 def test_golden_prompts_are_mixed_in_and_never_salted(tokenizer: FileTokenizer, tmp_path: Path) -> None:
     second = {"id": "sum", "prompt": "1+1=", "max_tokens": 1, "answer": "2"}
-    keys = {"golden": golden(tmp_path, GOLDEN, second), "salt": True}
-    items = built(tokenizer, tmp_path, WRITTEN, **keys)
+    items = built(tokenizer, tmp_path, WRITTEN, golden=golden(tmp_path, GOLDEN, second), salt=True)
     groups = [items.item(index).group for index in range(20)]
     assert [index for index, group in enumerate(groups) if group == "golden"] == [4, 9, 14, 19]
     assert items.item(4).body == {"messages": GOLDEN["messages"], "max_tokens": 4, "temperature": 0.0}

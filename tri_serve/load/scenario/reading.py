@@ -142,10 +142,11 @@ def _overridden(tree: Section, override: str) -> Section:
     if value is None:
         raise UsageError(f"{place}: nothing follows the =; null resets a key")
     path = _numbered(parts, tree, place)
-    _check_units(value, path, tree, place)
     flag = Origin("flag", "--set")
     changed = _with(tree, path, replaced_origin(value, flag), flag)
     assert isinstance(changed, Section)
+    # In the tree as it is then: a section's kind decides what its keys are.
+    _check_units(value, path, changed, place)
     return changed
 
 

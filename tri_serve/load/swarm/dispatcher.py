@@ -33,8 +33,8 @@ class Arrival(Protocol):
 class Dispatcher:
     """Walks a process's share of the schedule.
 
-    ``send(arrival, due)`` begins one request and returns at once; ``drop(arrival, due, why)`` takes note of one that
-    is not sent. ``open_now`` says how many are open; ``most`` is how many may be.
+    ``send(arrival, due)`` begins one request and returns at once; ``drop(arrival, due, why)`` notes one that is not
+    sent. ``open_now`` says how many are open; ``most`` is how many may be.
     """
 
     def __init__(

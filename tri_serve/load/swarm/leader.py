@@ -1,4 +1,4 @@
-"""The leading process's side of a run: it lets all processes prepare, agrees on a start, and gathers what came of it."""
+"""The leading process's side of a run: all processes prepare, a start is agreed on, what came of it is gathered."""
 
 from __future__ import annotations
 

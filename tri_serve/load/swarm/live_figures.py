@@ -1,6 +1,6 @@
 """What a process says of itself while the run goes on: counts, and the latencies of its last requests.
 
-Kept apart from the figures of the result, which are merged once, at the end: these cost next to nothing each second.
+Kept apart from the figures of the result, which are merged once, at the end: these cost next to nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tri_serve.load.records import Outcome, Phase, Record
 from tri_serve.spec.slo import Slo
 
 _LAST = 512
-"""Latest requests of a process whose latencies are shown: p99 stands on a few of them, and a message stays small."""
+"""Latest requests of a process whose latencies are shown: p99 stands on some of them, and messages stay small."""
 _RATE_SECONDS = 10
 """Rates are over the last whole seconds, so many."""
 _SHOWN = ("ttft", "tpot", "itl", "e2e")

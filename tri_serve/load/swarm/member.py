@@ -91,7 +91,7 @@ class Member:
 
 
 def start_here(data: Mapping[str, Any]) -> int:
-    """The agreed start on this process's monotonic clock: the same clock on the same machine, else by wall clock."""
+    """The agreed start on this process's monotonic clock: the same one on the same machine, else by wall clock."""
     start: int = data["start"]
     if data["boot"] == boot_id():
         return start

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tri_serve.errors import UsageError
-from tri_serve.load.scenario.models import ClosedLoop, Constant, Gamma, Poisson, Scenario, Spike
 from tri_serve.load.scenario.reading import LoadedScenario, read_scenario
+from tri_serve.load.scenario.short import Short
+from tri_serve.places import state_dir
+from tri_serve.spec.slo import parse_slo
 
 DEFAULT_SCENARIO = "smoke"
 ENVIRONMENT = "TRI_SERVE_LOAD_"
@@ -68,65 +69,26 @@ def add_options(parser: Any) -> None:
 
 def scenario_of(options: Any) -> LoadedScenario:
     """The scenario that Locust's parsed options describe. Raises UsageError."""
-    sets = list(options.set or ())
-    users = options.num_users
-    spawn_rate = options.spawn_rate
-    short = overrides(
-        options.scenario,
-        rate=options.request_rate,
-        concurrency=options.max_concurrency or (str(users) if users else ""),
-        values={
-            "window": options.duration or (f"{options.run_time}s" if options.run_time else ""),
-            "warm_up": options.warm_up,
-            "requests": options.num_prompts,
-            "seed": options.seed,
-        },
-        sets=sets,
+    users, spawn_rate = options.num_users, options.spawn_rate
+    short = Short(
+        request_rate=options.request_rate,
+        max_concurrency=options.max_concurrency or (str(users) if users else ""),
+        # Locust's own -t is the length of the window.
+        duration=options.duration or (f"{options.run_time}s" if options.run_time else ""),
+        warm_up=options.warm_up,
+        num_prompts=options.num_prompts,
+        seed=options.seed,
     )
+    changed = short.overrides(options.scenario, options.set or ())
     if users and spawn_rate and not options.request_rate:
-        short = (*short, f"arrivals.stagger={users / spawn_rate:g}s")
-    loaded = read_scenario(options.scenario, (*short, *sets))
-    return with_slo(loaded, options.slo)
-
-
-def overrides(
-    name: str, *, rate: str, concurrency: str, values: dict[str, str], sets: Sequence[str]
-) -> tuple[str, ...]:
-    """Short options as overrides of the scenario ``name``; empty text: not given. Raises UsageError."""
-    changed = [f"{key}={value}" for key, value in values.items() if value]
-    if rate:
-        number = _number("--request-rate", rate)
-        arrivals = read_scenario(name, tuple(sets)).scenario.arrivals
-        keeps = isinstance(arrivals, Constant | Poisson | Gamma | Spike)
-        changed.append(
-            f"arrivals.rate={number:g}" if keeps else f"arrivals={{kind: poisson, rate: {number:g}}}"
-        )
-    if concurrency:
-        if not concurrency.isdecimal() or int(concurrency) < 1:
-            raise UsageError(f"--max-concurrency {concurrency}: a whole number from 1 on is allowed")
-        closed = f"arrivals={{kind: closed, users: {concurrency}}}"
-        changed.append(f"most_open={concurrency}" if rate else closed)
-    return tuple(changed)
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise UsageError(f"{option} {text}: not a number") from None
-    if not 0 < number <= 100_000:
-        raise UsageError(f"{option} {text}: more than 0 and at most 100000 requests a second are allowed")
-    return number
+        changed = (*changed, f"arrivals.stagger={users / spawn_rate:g}s")
+    return with_slo(read_scenario(options.scenario, changed), options.slo)
 
 
 def with_slo(loaded: LoadedScenario, words: str) -> LoadedScenario:
     """The scenario with ``--slo`` in place of its own promises."""
     if not words:
         return loaded
-    from dataclasses import replace
-
-    from tri_serve.spec.slo import parse_slo
-
     slo = parse_slo(words)
     return replace(
         loaded,
@@ -140,13 +102,6 @@ def key_of(environ: os._Environ[str] | dict[str, str]) -> str | None:
     return environ.get("TRI_SERVE_API_KEY") or environ.get("OPENAI_API_KEY") or None
 
 
-def is_closed(scenario: Scenario) -> bool:
-    """Whether Locust's users are the scenario's."""
-    return isinstance(scenario.arrivals, ClosedLoop)
-
-
 def run_folder(results: str, name: str) -> Path:
     """Where a run's files go."""
-    from tri_serve.places import state_dir
-
     return Path(results).absolute() if results else state_dir() / "loads" / name

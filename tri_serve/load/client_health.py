@@ -11,6 +11,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -42,6 +43,9 @@ class ProcessHealth(SpecModel):
     """CPU time of the process over the time that passed: 1 is one whole core."""
     cpu_share_worst: float
     """The same, in its busiest second."""
+    cpu_wait_share: float | None = None
+    """Time that its main thread, in which the loop runs, was ready and had no CPU, of the time that passed: something
+    else used the machine. Null where the kernel does not say."""
     throttled_seconds: float | None
     """Held back by a CPU quota of its control groups; null where that cannot be read."""
     throttled_periods: int | None
@@ -76,6 +80,11 @@ class ClientHealth(SpecModel):
         return max((one.cpu_share for one in self.processes), default=None)
 
     @property
+    def cpu_wait_share(self) -> float | None:
+        told = [one.cpu_wait_share for one in self.processes if one.cpu_wait_share is not None]
+        return max(told, default=None)
+
+    @property
     def throttled_seconds(self) -> float | None:
         """Most of any one; the processes may share one group, so they are not added. None: nobody could read it."""
         told = [one.throttled_seconds for one in self.processes if one.throttled_seconds is not None]
@@ -90,6 +99,17 @@ class ClientHealth(SpecModel):
         return max((one.gc_longest_ms for one in self.processes), default=None)
 
 
+def waited_for_cpu(file: Path = Path("/proc/self/schedstat")) -> int | None:
+    """How long the main thread has been ready to run without a CPU, in ns; None where the kernel does not say.
+
+    The second number of the file (kernel: Documentation/scheduler/sched-stats.rst).
+    """
+    try:
+        return int(file.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _own_throttling() -> Callable[[], Throttled | None]:
     files = throttling_files()
     return lambda: read_throttled(files)
@@ -102,6 +122,7 @@ class Clocks:
     monotonic: Callable[[], int] = time.perf_counter_ns
     wall: Callable[[], int] = time.time_ns
     cpu: Callable[[], int] = time.process_time_ns
+    waited: Callable[[], int | None] = waited_for_cpu
     throttled: Callable[[], Throttled | None] = field(default_factory=_own_throttling)
 
 
@@ -169,6 +190,7 @@ class HealthWatch:
         self._began = self._second_began = clocks.monotonic()
         self._cpu_began = self._second_cpu = clocks.cpu()
         self._worst_share = 0.0
+        self._waited = clocks.waited()
         self._throttled = clocks.throttled()
         self._clock_gap = clocks.wall() - self._began
         self._clock_step = 0
@@ -222,6 +244,7 @@ class HealthWatch:
         now = self._clocks.monotonic()
         passed = max(1, now - self._began)
         share = (self._clocks.cpu() - self._cpu_began) / passed
+        waited = self._clocks.waited()
         before, after = self._throttled, self._clocks.throttled()
         return ProcessHealth(
             process=self.process,
@@ -232,6 +255,9 @@ class HealthWatch:
             loop_lag_samples=self._lags.samples,
             cpu_share=share,
             cpu_share_worst=max(share, self._worst_share),
+            cpu_wait_share=(
+                None if waited is None or self._waited is None else max(0, waited - self._waited) / passed
+            ),
             throttled_seconds=max(0.0, after.seconds - before.seconds) if before and after else None,
             throttled_periods=max(0, after.periods - before.periods) if before and after else None,
             clock_step_ms=self._clock_step / 1e6,

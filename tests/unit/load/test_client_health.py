@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tri_serve.load.client_health import ClientHealth, Clocks, HealthWatch, Lags, ProcessHealth
+from tri_serve.load.client_health import (
+    ClientHealth,
+    Clocks,
+    HealthWatch,
+    Lags,
+    ProcessHealth,
+    waited_for_cpu,
+)
 from tri_serve.load.throttling import Throttled, read_throttled, throttling_files
 
 MS = 1_000_000
@@ -24,6 +31,7 @@ class Machine:
     wall_ahead: int = 10**18
     cpu: int = 0
     throttled: Throttled | None = None
+    waited: int | None = 0
     busy: float = 0.0
 
     def clocks(self) -> Clocks:
@@ -31,6 +39,7 @@ class Machine:
             monotonic=lambda: self.now,
             wall=lambda: self.now + self.wall_ahead,
             cpu=lambda: self.cpu,
+            waited=lambda: self.waited,
             throttled=lambda: self.throttled,
         )
 
@@ -147,6 +156,25 @@ def test_throttling_is_the_change_within_the_window_and_unknown_is_said() -> Non
     machine.throttled = None
     watch.begin()
     assert watch.report().throttled_seconds is None
+
+
+def test_time_without_a_cpu_is_that_of_the_window() -> None:
+    machine = Machine(waited=700 * MS)
+    watch = HealthWatch("one", machine.clocks())
+    machine.passes(1_000 * MS)
+    machine.waited = 950 * MS
+    assert watch.report().cpu_wait_share == pytest.approx(0.25)
+    machine.waited = None
+    assert watch.report().cpu_wait_share is None
+
+
+def test_the_kernels_own_count_of_waiting_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "schedstat"
+    file.write_text("123 456 7\n")
+    assert waited_for_cpu(file) == 456
+    file.write_text("")
+    assert waited_for_cpu(file) is None
+    assert waited_for_cpu(tmp_path / "none") is None
 
 
 def test_garbage_collections_are_timed_while_the_watch_is_on() -> None:

@@ -30,7 +30,7 @@ class Threshold:
     invalid: float
     """Infinite where it alone never makes a run invalid."""
     unit: str
-    """``ms``, ``s``, ``%`` (the measure is then a share from 0 to 1), ``×`` or nothing."""
+    """``ms``, ``s``, ``%`` (the measure is then a share from 0 to 1), ``×``, ``yes`` (0 is no) or nothing."""
     why: str
     """Why the bounds lie where they do."""
     advice: str
@@ -137,7 +137,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
     Threshold(
         "dispatch-lag-share", "client", "the client's lateness (p99) against the median TTFT",
         _lag_share, 0.05, 0.5, "%",
-        "5 % of a figure is what comparisons of servers are about; at half of it the client is measured",
+        "5% of a figure is what comparisons of servers are about; at half of it the client is measured",
         _MORE_CLIENT, open_loop_only=True,
     ),
     Threshold(
@@ -149,13 +149,13 @@ THRESHOLDS: tuple[Threshold, ...] = (
     Threshold(
         "cpu", "client", "the busiest client process used of one core",
         lambda evidence, figures: max(evidence.cpu_shares) if evidence.cpu_shares else None, 0.7, 0.9, "%",
-        "what waits for a busy core grows as share ÷ (1 − share): 2.3 times an event at 70 %, 9 times at 90 %",
+        "what waits for a busy core grows as share ÷ (1 − share): 2.3 times an event at 70%, 9 times at 90%",
         _MORE_CLIENT,
     ),
     Threshold(
         "throttled", "client", "the container's CPU quota held the client back, of the window",
         _throttled, 0.001, 0.01, "%",
-        "each throttling stops every stamp for up to a quota period (100 ms); 1 % of time reaches every p99",
+        "each throttling stops every stamp for up to a quota period (100 ms); 1% of time reaches every p99",
         "raise the CPU limit of the container, or run with fewer processes than it has cores",
     ),
     Threshold(
@@ -185,7 +185,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
     Threshold(
         "not-sent", "client", "requests that were due and were not sent",
         _not_sent, 0.001, 0.02, "%",
-        "the load was lighter than it is said to be; at 2 % a queue near its limit is another one",
+        "the load was lighter than it is said to be; at 2% a queue near its limit is another one",
         "raise most_open if the server was slow, else: " + _MORE_CLIENT, open_loop_only=True,
     ),
     Threshold(
@@ -220,7 +220,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
     ),
     Threshold(
         "stopped", "load", "the run was stopped before its end",
-        lambda evidence, figures: _number(evidence.stopped_early), 0.0, _NEVER, "",
+        lambda evidence, figures: _number(evidence.stopped_early), 0.0, _NEVER, "yes",
         "what was running then is left out, and the long requests run longest",
         "let it run to its end",
     ),

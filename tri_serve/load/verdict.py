@@ -18,7 +18,7 @@ from tri_serve.load.figures.model import Figures
 from tri_serve.load.thresholds import THRESHOLDS, Cause, Threshold
 from tri_serve.spec.slo import Slo
 
-__all__ = ["SLO_SHARE", "Evidence", "Level", "Reason", "Verdict", "error_of", "judge_run"]
+__all__ = ["SLO_SHARE", "Evidence", "Level", "Reason", "Verdict", "error_of", "judge_run", "judged_value"]
 
 SLO_SHARE = 0.99
 """Share of scheduled requests that must keep every promise: MLPerf's server scenario bounds the p99 as well."""
@@ -116,6 +116,17 @@ def error_of(verdict: Verdict) -> TriServeError | None:
     return None
 
 
+def judged_value(threshold: Threshold, evidence: Evidence, figures: Figures) -> tuple[str, str, str]:
+    """For a report's table: what was found, above what it is doubted, above what it is not believed."""
+    if not _is_meant(threshold, evidence):
+        found = "does not apply"
+    else:
+        value = threshold.measure(evidence, figures)
+        found = "not measured" if value is None else _with_unit(value, threshold.unit)
+    invalid = "–" if math.isinf(threshold.invalid) else _with_unit(threshold.invalid, threshold.unit)
+    return found, _with_unit(threshold.suspect, threshold.unit), invalid
+
+
 def _first_invalid(verdict: Verdict) -> Reason:
     """The reason that set the exit code."""
     server = verdict.exit_code == ServerUnhealthyError.exit_code
@@ -164,6 +175,8 @@ def _with_unit(value: float, unit: str) -> str:
         return "no end"
     if unit == "%":
         return f"{100 * value:.3g}%"
+    if unit == "yes":
+        return "yes" if value else "no"
     if unit == "×":
         return f"{value:.3g}×"
     if unit:

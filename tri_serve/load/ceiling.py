@@ -35,6 +35,8 @@ class Trial(SpecModel):
     loop_lag_p99_ms: float | None
     cpu_share: float | None
     """Of one core, by the client."""
+    cpu_wait_share: float | None
+    """Share of the time in which the client was ready and had no CPU: what else ran here."""
     mock_cpu_share: float | None
     """Of one core, by the mock engine."""
     ttft_p50_above_ms: float | None

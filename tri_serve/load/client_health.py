@@ -44,8 +44,8 @@ class ProcessHealth(SpecModel):
     cpu_share_worst: float
     """The same, in its busiest second."""
     cpu_wait_share: float | None = None
-    """Time that its main thread, in which the loop runs, was ready and had no CPU, of the time that passed: something
-    else used the machine. Null where the kernel does not say."""
+    """Time that its main thread, in which the loop runs, was ready and had no CPU, of the time that passed:
+    something else used the machine. Null where the kernel does not say."""
     throttled_seconds: float | None
     """Held back by a CPU quota of its control groups; null where that cannot be read."""
     throttled_periods: int | None

@@ -30,6 +30,9 @@ class Evidence(EvidenceModel):
     loop_lag_max_ms: float | None = None
     cpu_shares: tuple[float, ...] | None = None
     """Share of one core that each process of the client used, 0 to 1, in order of processes."""
+    cpu_wait_share: float | None = None
+    """Share of the window in which the worst client process was ready and had no CPU. It is not judged: it says
+    whether lag is the client's own doing or that of what else runs on its machine."""
     throttled_seconds: float | None = None
     """Time that the cgroup held the client back in the window."""
     gc_pause_max_ms: float | None = None

@@ -36,6 +36,8 @@ WARM_UP_SECONDS, WINDOW_SECONDS = 2.5, 5.0
 """A long answer takes 2.0 s."""
 FULL = 0.9
 """CPU share from which on the mock engine is what could not go on."""
+SHORT_OF_CPU = 0.02
+"""Of the time; on an idle machine it is a few thousandths."""
 _RUN_SECONDS = 120.0
 _TICKS = 100
 """``/proc/PID/stat`` counts CPU time in hundredths of a second on every Linux that Python runs on (USER_HZ)."""
@@ -108,6 +110,7 @@ def trial_of(kind: Kind, result: RunResult, mock_cpu_share: float | None) -> Tri
         dispatch_lag_p99_ms=evidence.dispatch_lag_p99_ms,
         loop_lag_p99_ms=evidence.loop_lag_p99_ms,
         cpu_share=max(evidence.cpu_shares) if evidence.cpu_shares else None,
+        cpu_wait_share=evidence.cpu_wait_share,
         mock_cpu_share=mock_cpu_share,
         ttft_p50_above_ms=ttft.p50 - TTFT_MS if ttft is not None else None,
         believed=sent and not own and not server and not full,
@@ -238,8 +241,8 @@ def selftest(*, cpu: str, cores: int, say: Say) -> Ceiling:
         return measure_ceiling(told, cpu=cpu, cores=cores, now=datetime.now(UTC))
 
 
-HEADING = f"{'requests/s':>10} {'events/s':>9} {'begun late':>11} {'loop late':>10} {'client':>7} {'mock':>5}"
-"""Over ``trial_line``s; lateness is the p99, CPU that of one core."""
+HEADING = "requests/s  events/s  begun late  loop late  client  no CPU  mock"
+"""Over ``trial_line``s. Lateness is the p99; the rest are shares of one core, "no CPU" of the time."""
 
 
 def trial_line(trial: Trial) -> str:
@@ -255,8 +258,15 @@ def trial_line(trial: Trial) -> str:
     return (
         f"{trial.requests_per_second:>10,.0f} {trial.events_per_second:>9,.0f} "
         f"{ms(trial.dispatch_lag_p99_ms):>11} {ms(trial.loop_lag_p99_ms):>10} "
-        f"{share(trial.cpu_share):>7} {share(trial.mock_cpu_share):>5}  {word}"
+        f"{share(trial.cpu_share):>7} {share(trial.cpu_wait_share):>7} {share(trial.mock_cpu_share):>5}  {word}"
     )
+
+
+def _without_cpu(trial: Trial) -> list[str]:
+    if not trial.cpu_wait_share or trial.cpu_wait_share < SHORT_OF_CPU:
+        return []
+    share = f"{trial.cpu_wait_share:.0%}"
+    return [f"For {share} of the time the client was ready and had no CPU: something else uses this machine."]
 
 
 def ceiling_lines(ceiling: Ceiling) -> list[str]:
@@ -266,7 +276,7 @@ def ceiling_lines(ceiling: Ceiling) -> list[str]:
         return [
             "This machine cannot be believed even at the lowest rate tried:",
             *(f"  {doubt}" for doubt in first.doubts),
-            "Something else is using it, or its CPU quota is too small.",
+            *_without_cpu(first),
         ]
 
     def upto(value: float, more: bool) -> str:

@@ -35,6 +35,7 @@ def machine(limits: dict[Kind, float], mock_limit: float = float("inf")) -> Try:
             dispatch_lag_p99_ms=0.5,
             loop_lag_p99_ms=0.8,
             cpu_share=0.4,
+            cpu_wait_share=0.25,
             mock_cpu_share=0.95 if full else 0.3,
             ttft_p50_above_ms=0.4,
             believed=rate <= limits[kind] and not full,
@@ -104,6 +105,7 @@ def test_a_machine_without_a_ceiling_is_told_why() -> None:
     )
     assert (ceiling.requests_per_second, ceiling.events_per_second) == (0, 0)
     assert "  the event loop woke late: 9 ms" in ceiling_lines(ceiling)
+    assert "For 25% of the time the client was ready and had no CPU" in ceiling_lines(ceiling)[-1]
 
 
 @pytest.mark.parametrize("kind", ["requests", "events"])

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tri_serve.load.client_health import ProcessHealth
+from tri_serve.load.client_health import ClientHealth, ProcessHealth
 from tri_serve.load.evidence import Evidence
 from tri_serve.load.figures.collector import Collector
 from tri_serve.load.figures.evidence import client_ttft_halves, evidence_of
 from tri_serve.load.figures.model import Figures
 from tri_serve.load.figures.summary import histograms, summarise
 from tri_serve.load.results.model import RunResult, ScenarioUsed, ServerSide, TargetUsed, WorkloadUsed
+from tri_serve.load.results.page import page
+from tri_serve.load.results.vllm_json import vllm_json as as_vllm
 from tri_serve.load.scenario.models import ClosedLoop, Constant, Gamma, Poisson
 from tri_serve.load.server_side.changes import Span
 from tri_serve.load.server_side.scrape import History
@@ -91,6 +94,7 @@ def _evidence(gathered: Gathered, collector: Collector, found: Mapping[str, Any]
         "loop_lag_p99_ms": max(health.loop_lag_p99_ms for health in healths),
         "loop_lag_max_ms": max(health.loop_lag_max_ms for health in healths),
         "cpu_shares": tuple(health.cpu_share for health in healths),
+        "cpu_wait_share": ClientHealth(processes=tuple(healths)).cpu_wait_share,
         "throttled_seconds": max(throttled, default=None),
         "gc_pause_max_ms": max(health.gc_longest_ms for health in healths),
         "clock_step_ms": max(health.clock_step_ms for health in healths),
@@ -148,12 +152,6 @@ def write_files(result: RunResult, folder: Path, *, vllm_json: bool) -> Written:
 
     What cannot be written is a remark and no error: the figures are shown whatever the disk says.
     """
-    try:
-        from tri_serve.load.results.page import page
-        from tri_serve.load.results.vllm_json import vllm_json as as_vllm
-    except ImportError:
-        page = lambda x: "x"
-        as_vllm = lambda x: {}
     remarks: list[str] = []
 
     def write(name: str, text: str) -> Path | None:
@@ -172,9 +170,7 @@ def write_files(result: RunResult, folder: Path, *, vllm_json: bool) -> Written:
 
     path = write("result.json", result.model_dump_json(indent=1))
     write("scenario.yaml", result.scenario.text)
-    write("report.html", page([result]))
+    write("report.html", page(result))
     if vllm_json:
-        import json
-
         write("vllm.json", json.dumps(as_vllm(result), indent=1))
     return Written(path, tuple(remarks))

@@ -86,7 +86,7 @@ def print_reports(paths: Sequence[Path], html: Path | None, vllm_json: Path | No
         vllm_json.write_text(json.dumps(as_vllm(results[0])) + "\n", encoding="utf-8")
         click.echo(f"wrote {vllm_json}", err=True)
     if html is not None:
-        html.write_text(page(results), encoding="utf-8")
+        html.write_text(page(results[0], results[1:]), encoding="utf-8")
         click.echo(f"wrote {html}", err=True)
     if output != "table":
         print_data([result.model_dump(mode="json") for result in results], output)

@@ -67,21 +67,31 @@ def add_options(parser: Any) -> None:
         add(name, argparse.SUPPRESS, web=False, default="")
 
 
+def take_over(options: Any) -> None:
+    """Let Locust's own -u, -r and -t say what they say to those who know them: users of a closed loop, how many of
+    them begin a second, and the length of the window (Locust would count the warm-up and the preparation too).
+    """
+    users, spawn_rate = options.num_users, options.spawn_rate
+    if users and not options.max_concurrency:
+        options.max_concurrency = str(users)
+        if spawn_rate and not options.request_rate:
+            options.set = [f"arrivals.stagger={users / spawn_rate:g}s", *(options.set or ())]
+    if options.run_time and not options.duration:
+        options.duration = f"{options.run_time}s"
+    options.num_users = options.spawn_rate = options.run_time = None
+
+
 def scenario_of(options: Any) -> LoadedScenario:
     """The scenario that Locust's parsed options describe. Raises UsageError."""
-    users, spawn_rate = options.num_users, options.spawn_rate
     short = Short(
         request_rate=options.request_rate,
-        max_concurrency=options.max_concurrency or (str(users) if users else ""),
-        # Locust's own -t is the length of the window.
-        duration=options.duration or (f"{options.run_time}s" if options.run_time else ""),
+        max_concurrency=options.max_concurrency,
+        duration=options.duration,
         warm_up=options.warm_up,
         num_prompts=options.num_prompts,
         seed=options.seed,
     )
     changed = short.overrides(options.scenario, options.set or ())
-    if users and spawn_rate and not options.request_rate:
-        changed = (*changed, f"arrivals.stagger={users / spawn_rate:g}s")
     return with_slo(read_scenario(options.scenario, changed), options.slo)
 
 

@@ -12,7 +12,7 @@ from locust.runners import WorkerRunner
 
 from tri_serve.errors import TriServeError
 from tri_serve.load.swarm.host import Host
-from tri_serve.load.swarm.options import add_options
+from tri_serve.load.swarm.options import add_options, take_over
 from tri_serve.load.swarm.telling import PROGRESS_FD, Teller
 
 _ATTRIBUTE = "tri_serve_host"
@@ -43,6 +43,7 @@ def _on_init(environment: Environment, web_ui: Any = None, **_: Any) -> None:
     host = Host(environment, Teller(int(descriptor) if descriptor else None))
     setattr(environment, _ATTRIBUTE, host)
     options = host.options
+    take_over(options)
     if isinstance(environment.runner, WorkerRunner):
         return
     if web_ui is not None:
@@ -58,8 +59,6 @@ def _on_init(environment: Environment, web_ui: Any = None, **_: Any) -> None:
         except TriServeError as error:
             host.fail(error)
             sys.exit(host.exit_code)
-    # -t is the length of the window; Locust would count the warm-up and the time to prepare.
-    options.run_time = None
 
 
 def _on_test_start(environment: Environment, **_: Any) -> None:

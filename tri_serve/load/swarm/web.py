@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, request
 
 from tri_serve.load.progress import Progress
+from tri_serve.load.records import Outcome
 
 if TYPE_CHECKING:
     from tri_serve.load.swarm.host import Host
@@ -22,18 +23,21 @@ _TITLE = "Tokens and verdict"
 
 def extend(web_ui: Any, host: Host) -> None:
     """Add the tab."""
-    columns = [{"key": "name", "title": "Figure"}, {"key": "value", "title": "Value"}]
+    # Locust sorts tables by their first column.
+    titles = {"number": "#", "name": "Figure", "value": "Value", "meaning": "Meaning"}
+    columns = [{"key": key, "title": title} for key, title in titles.items()]
     web_ui.template_args |= {
         "extended_tabs": [{"title": _TITLE, "key": _KEY}],
-        "extended_tables": [{"key": _KEY, "structure": [*columns, {"key": "meaning", "title": "Meaning"}]}],
+        "extended_tables": [{"key": _KEY, "structure": columns}],
     }
     path = f"{host.options.web_base_path or ''}/stats/requests"
 
     @web_ui.app.after_request  # type: ignore[untyped-decorator]
     def add_rows(response: Response) -> Response:
         if request.path == path and response.is_json and isinstance(response.json, dict):
-            rows = [{"key": _KEY, "data": rows_of(host)}]
-            response.set_data(json.dumps({**response.json, "extended_stats": rows}))
+            numbered = [{"number": number, **row} for number, row in enumerate(rows_of(host), 1)]
+            stats = [{"key": _KEY, "data": numbered}]
+            response.set_data(json.dumps({**response.json, "extended_stats": stats}))
         return response
 
 
@@ -57,7 +61,7 @@ def _progress_rows(line: Progress) -> list[dict[str, str]]:
         _row("Stage", line.stage, f"{line.elapsed:.0f} of {line.total:.0f} s"),
         _row("Requests due", f"{line.scheduled:,}", "in the window"),
         _row("Answered", f"{line.completed:,}", "whole, and right by every check"),
-        _row("Failed", f"{line.failed:,}", ", ".join(f"{k} {n}" for k, n in line.outcomes.items())),
+        _row("Failed", f"{line.failed:,}", _causes(line)),
         _row("Unsent", f"{line.unsent:,}", "due, but beyond what the client may have open or could send"),
         _row("Open", f"{line.open_requests:,}", "requests without their whole answer"),
         _row("TTFT p50", _ms(line.ttft_p50_ms), "sent to first token"),
@@ -79,6 +83,12 @@ def _progress_rows(line: Progress) -> list[dict[str, str]]:
         rows.append(_row("Goodput", f"{line.goodput_share:.1%}", "kept every promise, of all that was due"))
     rows.append(_row("Dispatch lag p99", _ms(line.dispatch_lag_p99_ms), "how late the client itself was"))
     return rows
+
+
+def _causes(line: Progress) -> str:
+    return ", ".join(
+        f"{name} {count}" for name, count in line.outcomes.items() if name != Outcome.UNSENT.value
+    )
 
 
 def _row(name: str, value: str, meaning: str) -> dict[str, str]:

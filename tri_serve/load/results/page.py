@@ -209,7 +209,7 @@ def _judged(result: RunResult) -> Iterator[str]:
     for threshold in THRESHOLDS:
         found, suspect, invalid = judged_value(threshold, result.evidence, result.figures)
         rows.append([threshold.what, found, suspect, invalid, threshold.why])
-    yield _table(("figure", "found", "doubted above", "invalid above", "why"), rows, text=(4,))
+    yield _table(("figure", "found", "doubted above", "invalid above", "why"), rows, text=(0, 4))
 
 
 def _how(result: RunResult) -> Iterator[str]:

@@ -51,9 +51,9 @@ def scenario_hash(scenario: Scenario) -> str:
 
 
 def scenario_folder() -> Path:
-    """The scenarios that ship: ``loadtests/scenarios`` of a checkout, else the copy in the installed package."""
-    checkout = Path(__file__).parents[3] / "loadtests" / "scenarios"
-    return checkout if checkout.is_dir() else Path(str(resources.files("tri_serve.load") / "scenarios"))
+    """The scenarios that ship: in the installed package, or in a checkout ``loadtests/scenarios`` itself."""
+    packaged = Path(str(resources.files("tri_serve.load") / "scenarios"))
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "loadtests" / "scenarios"
 
 
 def scenario_names() -> tuple[str, ...]:

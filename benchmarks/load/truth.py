@@ -42,6 +42,7 @@ def errors(answers: Sequence[Seen], tokens: int) -> dict[str, dict[str, float]]:
 def _sizes(values: list[float]) -> dict[str, float]:
     values = sorted(values)
     return {
+        "least": values[0],
         "p50": values[len(values) // 2],
         "p99": values[min(len(values) - 1, len(values) * 99 // 100)],
         "max": values[-1],

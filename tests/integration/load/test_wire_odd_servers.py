@@ -7,6 +7,8 @@ import ipaddress
 import resource
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -362,3 +364,33 @@ def test_tls_to_a_server_that_speaks_none(serve: Callable[..., int]) -> None:
         thread.join()
     assert record.outcome is Outcome.CONNECT
     assert record.detail.startswith("TLS: ")
+
+
+_AS_LOCUST = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from pathlib import Path
+from tri_serve.load.records import Record
+from tri_serve.load.wire.client import Client
+from tri_serve.load.wire.target import parse_target
+from tri_serve.load.workload.items import Item
+for url in sys.argv[2:]:
+    with Client(parse_target(url, ca_file=Path(sys.argv[1])), "m") as client:
+        for number in range(2):
+            record = Record(index=number, item="x")
+            client.ask(Item("x", "g", "/v1/chat/completions", {"messages": []}, 0, 1), record)
+            print(record.outcome.value, record.reused, record.detail)
+"""
+
+
+def test_a_process_that_is_patched_by_gevent_asks_alike(
+    serve: Callable[..., int], certificate: Path, tls: ssl.SSLContext
+) -> None:
+    """Locust patches the standard library before anything else."""
+    plain, secure = serve(_sends(_sized(_STREAM))), serve(_sends(_sized(_STREAM)), tls)
+    argv = [sys.executable, "-c", _AS_LOCUST, str(certificate)]
+    argv += [f"http://127.0.0.1:{plain}", f"https://127.0.0.1:{secure}"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert [line.split() for line in done.stdout.splitlines()] == [["ok", "False"], ["ok", "True"]] * 2

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from tri_serve.load.figures.histogram import Histogram
 from tri_serve.load.figures.model import Figures, Goodput
 
-DRAWS = 2_000
-"""Of a bootstrap: the ends of a 95 % interval then rest on 50 draws each."""
+DRAWS = 1_000
+"""Of a bootstrap: each end of a 95 % interval then has 25 draws beyond it."""
 _AT_ONCE = 100
 """Draws that are made together: a few MB for the widest histogram."""
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tri_serve.load.records import Outcome, Record
 from tri_serve.load.wire.client import Client
+from tri_serve.load.wire.connection import Connector
 from tri_serve.load.wire.target import Target, parse_target
 from tri_serve.load.workload.items import Item
 
@@ -241,6 +242,28 @@ def test_a_connection_that_says_nothing_and_one_that_is_not_made_in_time() -> No
             filler.close()
 
 
+def test_a_name_s_addresses_take_turns_and_one_that_refuses_is_left_behind(
+    serve: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = serve(_sends(_HEAD + b"\r\n" + _STREAM, close=True))
+    other = serve(_sends(b"HTTP/1.1 503 x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"))
+    found = [
+        (socket.AF_INET6, "::1", port),
+        (socket.AF_INET, "127.0.0.1", port),
+        (socket.AF_INET, "127.0.0.1", other),
+    ]
+    looked_up = []
+
+    def look_up(self: Connector) -> list[tuple[int, tuple[str, int]]]:
+        looked_up.append(1)
+        return [(family, (host, at)) for family, host, at in found]
+
+    monkeypatch.setattr(Connector, "_look_up", look_up)
+    records = _asked(Client(_target(port), "m"), 4)
+    assert [record.status for record in records] == [200, 503, 200, 503]
+    assert looked_up == [1]
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid:80"])
 def test_nobody_there(url: str) -> None:
     record = _ask(Client(parse_target(url), "m"))
@@ -373,6 +396,7 @@ import sys
 from pathlib import Path
 from tri_serve.load.records import Record
 from tri_serve.load.wire.client import Client
+from tri_serve.load.wire.connection import Connector
 from tri_serve.load.wire.target import parse_target
 from tri_serve.load.workload.items import Item
 for url in sys.argv[2:]:

@@ -19,11 +19,15 @@ READ_BYTES = 65_536
 _OWN_LIMITS = {
     errno.EMFILE: "this process may open no more files (ulimit -n)",
     errno.ENFILE: "this machine may open no more files",
-    errno.EADDRNOTAVAIL: "this machine has no free local port left",
+    errno.EADDRNOTAVAIL: "this machine has no local port left, or no address of that family",
     errno.ENOBUFS: "this machine has no memory for sockets left",
     errno.ENOMEM: "this machine has no memory for sockets left",
 }
 _ADDRESSES_KEPT_SECONDS = 60.0
+
+
+_Address = tuple[int, tuple[str, int]]
+"""Family, and what ``connect`` takes."""
 
 
 class NoConnectionError(Exception):
@@ -139,7 +143,7 @@ class Connection:
 class Connector:
     """Makes connections to one target. Names are looked up once a minute at most: a lookup costs a thread."""
 
-    __slots__ = ("_addresses", "_context", "_looked_up", "_silence", "_target", "_timeout", "_turn")
+    __slots__ = ("_addresses", "_context", "_looked_up", "_silence", "_target", "_timeout")
 
     def __init__(self, target: Target, timeout: float, silence: float) -> None:
         self._target = target
@@ -147,9 +151,8 @@ class Connector:
         # A server that stops reading keeps a sender no longer than this.
         self._silence = silence
         self._context = target.tls_context() if target.tls else None
-        self._addresses: list[tuple[int, tuple[str, int]]] = []
+        self._addresses: list[_Address] = []
         self._looked_up = 0.0
-        self._turn = 0
 
     def connect(self) -> Connection:
         """A new connection, TLS included. Raises NoConnectionError."""
@@ -166,6 +169,7 @@ class Connector:
         except ssl.SSLError as error:
             raise NoConnectionError(f"TLS: {error.reason or error}") from error
         except OSError as error:
+            # It may have moved.
             self._addresses = []
             own = _OWN_LIMITS.get(error.errno or 0)
             raise NoConnectionError(own or _words(error), own=own is not None) from error
@@ -174,38 +178,44 @@ class Connector:
 
     def _connect(self) -> Connection:
         failure: OSError | None = None
-        for family, address in self._in_turn():
-            plain = socket.socket(family, socket.SOCK_STREAM)
+        for address in self._known():
+            # Behind the others until it has answered: one that leads nowhere is tried first only once.
+            self._addresses = [other for other in self._addresses if other != address] + [address]
             try:
-                plain.connect(address)
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = Connection(plain)
-                if self._context is not None:
-                    connection.shake_hands(self._context, self._target.host)
+                connection = self._connect_to(address)
             except ssl.SSLError:
-                plain.close()
                 raise
             except OSError as error:
-                plain.close()
                 failure = error
-            except BaseException:  # a time limit, or the greenlet's end
-                plain.close()
-                raise
             else:
-                plain.settimeout(self._silence)
+                # Names with several addresses of one family spread load over them; a family that works is kept to.
+                alike = [other for other in self._addresses if other[0] == address[0]]
+                self._addresses = alike + [other for other in self._addresses if other[0] != address[0]]
                 return connection
         raise failure or OSError(errno.EHOSTUNREACH, "the name has no address")
 
-    def _in_turn(self) -> list[tuple[int, tuple[str, int]]]:
-        """The addresses, each connection beginning with another one."""
+    def _connect_to(self, address: _Address) -> Connection:
+        plain = socket.socket(address[0], socket.SOCK_STREAM)
+        try:
+            plain.connect(address[1])
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(plain)
+            if self._context is not None:
+                connection.shake_hands(self._context, self._target.host)
+            plain.settimeout(self._silence)
+        except BaseException:  # an error, a time limit, or the greenlet's end
+            plain.close()
+            raise
+        return connection
+
+    def _known(self) -> list[_Address]:
         now = time.monotonic()
         if not self._addresses or now - self._looked_up > _ADDRESSES_KEPT_SECONDS:
             self._addresses = self._look_up()
             self._looked_up = now
-        self._turn = (self._turn + 1) % len(self._addresses)
-        return self._addresses[self._turn :] + self._addresses[: self._turn]
+        return list(self._addresses)
 
-    def _look_up(self) -> list[tuple[int, tuple[str, int]]]:
+    def _look_up(self) -> list[_Address]:
         host, port = self._target.host, self._target.port
         try:
             version = ipaddress.ip_address(host).version

@@ -23,20 +23,16 @@ class Salts:
     def __init__(self, tokenizer: Tokenizer, seed: int, nonce: str = "") -> None:
         """``nonce`` is the run's own: the same scenario asked again must not find its last prompts cached."""
         self._key = hashlib.blake2b(f"{seed}/{nonce}".encode(), digest_size=16).digest()
-        count = tokenizer.count
-        by_length: dict[tuple[int, int], list[str]] = {}
-        for letter in string.ascii_letters:
-            lengths = count(f"{letter} a:"), count(f"a {letter} {letter}:")
-            by_length.setdefault(lengths, []).append(letter)
-        self._letters = max(by_length.values(), key=len)
-        self.uniform = len(self._letters) >= _FEWEST
+        self._letters = _alike(tokenizer, string.ascii_letters)
+        self.uniform = len(self._letters) >= _FEWEST and self._is_uniform(tokenizer)
         """Whether all salts are equally long; if not, prompts may be a few tokens off."""
-        if not self.uniform:
+        if len(self._letters) < _FEWEST:
             self._letters = list(string.ascii_lowercase)
         self.example = self.of("example")
-        self.tokens = count(self.example)
-        if any(count(self.of(f"sample {number}")) != self.tokens for number in range(_SAMPLES)):
-            self.uniform = False
+        self.tokens = tokenizer.count(self.example)
+
+    def _is_uniform(self, tokenizer: Tokenizer) -> bool:
+        return len({tokenizer.count(self.of(f"sample {number}")) for number in range(_SAMPLES)}) == 1
 
     def of(self, name: str) -> str:
         """The salt of what has this name, in this run."""
@@ -46,3 +42,12 @@ class Salts:
             number, letter = divmod(number, len(self._letters))
             letters.append(self._letters[letter])
         return " ".join(letters) + ":"
+
+
+def _alike(tokenizer: Tokenizer, letters: str) -> list[str]:
+    """The most letters that are equally long, at the beginning and after a space."""
+    by_length: dict[tuple[int, int], list[str]] = {}
+    for letter in letters:
+        lengths = tokenizer.count(f"{letter} a:"), tokenizer.count(f"a {letter} {letter}:")
+        by_length.setdefault(lengths, []).append(letter)
+    return max(by_length.values(), key=len)

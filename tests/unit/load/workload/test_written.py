@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tri_serve.checkpoint.tiny as tiny
 from tri_serve.errors import UsageError
 from tri_serve.load.scenario.models import Scenario
 from tri_serve.load.workload.build import WorkloadItems, build_workload
@@ -128,3 +132,33 @@ def test_without_the_template_the_length_is_not_known(tokenizer: FileTokenizer) 
     assert items.item(0).input_tokens == 0
     assert tokenizer.count(text(items.item(0).body)) == 200
     assert any("chat template" in line for line in items.remarks)
+
+
+ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+from tri_serve.load.scenario.reading import read_scenario
+from tri_serve.load.workload.build import build_workload
+from tri_serve.load.workload.tokenizer import FileTokenizer, Overhead
+loaded = read_scenario("soak")
+tokenizer = FileTokenizer(Path(sys.argv[1]))
+items = build_workload(loaded.scenario, loaded.folder, tokenizer, Overhead(1, 3, 5), nonce="run")
+print(items.hash, [items.item(index).body for index in (7, 3)])
+"""
+
+
+def test_processes_with_other_hash_seeds_ask_the_same() -> None:
+    assert tiny.__file__ is not None
+    path = Path(tiny.__file__).parent / "bf16" / "tokenizer.json"
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", ANOTHER_PROCESS, str(path)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            timeout=100,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
+    assert len(said.pop()) > 500

@@ -179,7 +179,7 @@ class Host:
             if self.finished is not None or self.failure is not None:
                 if self._told:
                     # In the web UI: the next start, with what its form says now.
-                    self._prepared = self.finished = self.failure = None
+                    self._prepared = self.finished = self.failure = self.latest = None
                     self._told = False
                     return self.tick()
                 self._told = True

@@ -17,6 +17,8 @@ _LAST = 512
 """Latest requests of a process whose latencies are shown: p99 stands on some of them, and messages stay small."""
 _RATE_SECONDS = 10
 """Rates are over the last whole seconds, so many."""
+_WORST = ("loop_lag_p99_ms", "cpu_share")
+"""Figures of a process's own health: of all processes, that of the worst."""
 _SHOWN = ("ttft", "tpot", "itl", "e2e")
 
 
@@ -93,7 +95,9 @@ def merge_live(messages: Iterable[Mapping[str, Any]], *, loaded_seconds: float, 
     outcomes: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     latest: dict[str, list[float]] = {}
+    worst: dict[str, float | None] = dict.fromkeys(_WORST)
     for message in messages:
+        worst |= {name: max(message.get(name, 0.0), worst[name] or 0.0) for name in _WORST if name in message}
         outcomes.update(message["outcomes"])
         totals.update({name: message[name] for name in ("scheduled", "good", "open", "requests", "tokens")})
         for name, values in message["latest"].items():
@@ -118,6 +122,7 @@ def merge_live(messages: Iterable[Mapping[str, Any]], *, loaded_seconds: float, 
         "e2e_p50_ms": percentile(latest.get("e2e"), 0.5),
         "e2e_p99_ms": percentile(latest.get("e2e"), 0.99),
         "dispatch_lag_p99_ms": percentile(latest.get("lag"), 0.99),
+        **worst,
         "goodput_share": totals["good"] / totals["scheduled"] if promised and totals["scheduled"] else None,
     }
 

@@ -78,6 +78,7 @@ class Share:
         log = self.order.folder / f"records-{self.worker}.jsonl"
         self.log = RecordLog(log, self._log_header(), self.order.detail, gevent.get_hub().threadpool)
         self.log.start()
+        self._health = HealthWatch(f"process-{self.worker}")
         self._main = gevent.spawn(self._run)
         self.started.set()
 
@@ -100,7 +101,7 @@ class Share:
     # -- while it runs
 
     def _run(self) -> None:
-        with HealthWatch(f"process-{self.worker}") as self._health:
+        with self._health:
             watcher = gevent.spawn(self._health.run, gevent.sleep)
             window = gevent.spawn(self._watch_window)
             if isinstance(self._scenario.arrivals, ClosedLoop):
@@ -243,7 +244,9 @@ class Share:
 
     def live_message(self) -> dict[str, Any]:
         """What the live views show, as plain JSON."""
-        return self._live.to_message(self._clock(), self.in_flight.open)
+        health = self._health.report()
+        own = {"loop_lag_p99_ms": health.loop_lag_p99_ms, "cpu_share": health.cpu_share}
+        return {**self._live.to_message(self._clock(), self.in_flight.open), **own}
 
     def report(self) -> dict[str, Any]:
         """Everything of it, as plain JSON. Once it is finished."""

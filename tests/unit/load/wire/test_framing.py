@@ -134,3 +134,10 @@ def test_what_is_not_http_is_refused_wherever_it_is_cut(data: bytes) -> None:
     for cuts in ([], [at for at in range(1, len(data)) if len(data) < 200], [len(data) // 2]):
         with pytest.raises(MalformedAnswerError):
             _read(data, cuts)
+
+
+def test_a_chunk_in_a_read_of_its_own_must_end_as_chunks_do() -> None:
+    reader = _read(_OK + b"transfer-encoding: chunked\r\n\r\n", [])
+    reader.take(b"2\r\nab\r\n", 2)
+    with pytest.raises(MalformedAnswerError):
+        reader.take(b"2\r\nabXY", 3)

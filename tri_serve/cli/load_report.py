@@ -95,8 +95,31 @@ def print_reports(paths: Sequence[Path], html: Path | None, vllm_json: Path | No
 
 
 def print_compared(paths: Sequence[Path], allowed: float, output: str) -> int:
-    """``load compare``; its exit code."""
-    raise NotImplementedError
+    """``load compare``: each later result against the first; 0 where none is worse, else the worst is raised."""
+    from tri_serve.errors import UsageError
+    from tri_serve.load.results.compare import compare, error_of
+    from tri_serve.load.results.compare_text import comparison_text
+
+    if len(paths) < 2:
+        raise UsageError(
+            "one result alone cannot be compared", hint="tri-serve load compare BEFORE.json AFTER.json"
+        )
+    base, *others = (read_rounds(path) for path in paths)
+    found = [compare(base, other, allowed=allowed) for other in others]
+    if output == "table":
+        click.echo("\n".join(comparison_text(comparison) for comparison in found), nl=False)
+    else:
+        print_data([comparison.model_dump(mode="json") for comparison in found], output)
+    errors = [error for error in map(error_of, found) if error is not None]
+    if errors:
+        raise max(errors, key=lambda error: error.exit_code)
+    return 0
+
+
+def read_rounds(path: Path) -> list[RunResult]:
+    """The result in a file or a run's folder, or the results of a folder of rounds (``load run --repeat``)."""
+    rounds = sorted(path.glob("round-*/result.json")) if path.is_dir() else []
+    return [read_result(found) for found in rounds] or [read_result(path)]
 
 
 def print_knee(found: Knee, folder: Path, output: str) -> None:

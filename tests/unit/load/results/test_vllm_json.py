@@ -16,57 +16,23 @@ from tri_serve.load.results.vllm_json import vllm_json
 from tri_serve.spec.slo import Slo
 
 # vllm/benchmarks/serve.py of vLLM 0.32: what --save-result writes, and what --save-detailed adds.
-PLAIN = [
-    "date",
-    "endpoint_type",
-    "backend",
-    "label",
-    "model_id",
-    "tokenizer_id",
-    "num_prompts",
-    "request_rate",
-    "burstiness",
-    "max_concurrency",
-    "duration",
-    "completed",
-    "failed",
-    "total_input_tokens",
-    "total_output_tokens",
-    "request_throughput",
-    "request_goodput",
-    "output_throughput",
-    "total_token_throughput",
-    "max_output_tokens_per_s",
-    "max_concurrent_requests",
-    "rtfx",
-    "mean_ttft_ms",
-    "median_ttft_ms",
-    "std_ttft_ms",
-    "p99_ttft_ms",
-    "mean_tpot_ms",
-    "median_tpot_ms",
-    "std_tpot_ms",
-    "p99_tpot_ms",
-    "mean_itl_ms",
-    "median_itl_ms",
-    "std_itl_ms",
-    "p99_itl_ms",
-    "mean_e2el_ms",
-    "median_e2el_ms",
-    "std_e2el_ms",
-    "p99_e2el_ms",
-]
-DETAILED = [
-    "input_lens",
-    "output_lens",
-    "ttfts",
-    "itls",
-    "latencies",
-    "start_times",
-    "queue_times",
-    "generated_texts",
+PLAIN = (
+    "date", "endpoint_type", "backend", "label",
+    "model_id", "tokenizer_id", "num_prompts", "request_rate",
+    "burstiness", "max_concurrency", "duration", "completed",
+    "failed", "total_input_tokens", "total_output_tokens", "request_throughput",
+    "request_goodput", "output_throughput", "total_token_throughput", "max_output_tokens_per_s",
+    "max_concurrent_requests", "rtfx", "mean_ttft_ms", "median_ttft_ms",
+    "std_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "median_tpot_ms",
+    "std_tpot_ms", "p99_tpot_ms", "mean_itl_ms", "median_itl_ms",
+    "std_itl_ms", "p99_itl_ms", "mean_e2el_ms", "median_e2el_ms",
+    "std_e2el_ms", "p99_e2el_ms",
+)  # fmt: skip
+DETAILED = (
+    "input_lens", "output_lens", "ttfts", "itls",
+    "latencies", "start_times", "queue_times", "generated_texts",
     "errors",
-]
+)  # fmt: skip
 SECOND = 1_000_000_000
 START = 1_000 * SECOND
 

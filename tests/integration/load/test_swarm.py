@@ -228,6 +228,7 @@ def test_the_web_ui_starts_shows_and_stops_runs(tmp_path: Path, mock_engine: Sta
                 _wait_for(lambda: "Verdict" in rows())
                 assert rows()["Verdict"] == "partial: the test was stopped"
                 time.sleep(2.5)  # Locust keeps what /stats/requests answered for two seconds
+            assert len(list((tmp_path / "results").rglob("result.json"))) == 2
             requests.post(f"{base}/swarm", data={"scenario": "no-such"}, timeout=5)
             _wait_for(lambda: "Error" in rows())
             assert "no scenario is named 'no-such'" in rows()["Error"]

@@ -257,6 +257,7 @@ class Host:
             self.leader.stop(because)
             if self._interrupts < 2:
                 self._ended.wait(_STOP_SECONDS)
+        self._told = True
 
     @property
     def exit_code(self) -> int | None:

@@ -114,4 +114,8 @@ def key_of(environ: os._Environ[str] | dict[str, str]) -> str | None:
 
 def run_folder(results: str, name: str) -> Path:
     """Where a run's files go."""
-    return Path(results).absolute() if results else state_dir() / "loads" / name
+    if not results:
+        return state_dir() / "loads" / name
+    folder = Path(results).absolute()
+    # The web UI can start many runs: none writes over another's files.
+    return folder / name if (folder / "result.json").exists() else folder

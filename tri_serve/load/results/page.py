@@ -10,6 +10,7 @@ from tri_serve.load.results.charts import number, stack
 from tri_serve.load.results.model import RunResult, ServerSide
 from tri_serve.load.results.page_style import STYLE
 from tri_serve.load.results.plots import charts
+from tri_serve.load.results.text import beside
 from tri_serve.load.thresholds import THRESHOLDS
 from tri_serve.load.verdict import SLO_SHARE, Level, Verdict, judged_value
 
@@ -45,6 +46,7 @@ def _body(result: RunResult, others: Sequence[RunResult], title: str) -> Iterato
     if not result.complete:
         yield f"<p><b>Partial:</b> stopped before its end. {escape(result.stopped_because)}</p>"
     yield _verdict(result.verdict, result.figures)
+    yield from (f"<p>{escape(words)}</p>" for words in beside(result))
     yield _tiles(result.figures)
     if result.server_side is not None and result.server_side.ttft_split:
         yield "<h2>Where the time to the first token goes</h2>"

@@ -10,6 +10,8 @@ from tri_serve.load.results.model import RunResult, ServerSide
 from tri_serve.load.verdict import SLO_SHARE, Level, Verdict
 
 WIDTH = 80
+_NO_CPU = 0.05
+"""Share of the time from which on waiting for a CPU is worth a line."""
 _MEANT = {
     "ttft": "sent to first token",
     "ttft_sched": "due to first token",
@@ -36,6 +38,7 @@ def _lines(result: RunResult) -> Iterator[str]:
         yield f"PARTIAL: stopped before its end: {result.stopped_because or 'no reason is known'}"
     yield ""
     yield from verdict_lines(result.verdict, result.figures)
+    yield from (line for words in beside(result) for line in _wrapped(words, "  ", "  "))
     yield ""
     yield from _requests(result.figures)
     yield ""
@@ -60,10 +63,12 @@ def verdict_lines(verdict: Verdict, figures: Figures) -> Iterator[str]:
         Level.INVALID: "these figures are not to be believed",
     }
     yield f"{verdict.level.value}: {words[verdict.level]}"
-    for reason in verdict.reasons:
+    for place, reason in enumerate(verdict.reasons):
         line = f"{reason.level.value} ({reason.cause}): {reason.what}: {reason.figure}; allowed {reason.threshold}"
         yield from _wrapped(line, "  - ", "    ")
-        yield from _wrapped(reason.advice, "    -> ", "       ")
+        after = verdict.reasons[place + 1].advice if place + 1 < len(verdict.reasons) else ""
+        if reason.advice != after:
+            yield from _wrapped(reason.advice, "    -> ", "       ")
     if verdict.not_measured:
         yield from _wrapped(", ".join(verdict.not_measured), "  not measured: ", "    ")
     if verdict.slo:
@@ -75,6 +80,17 @@ def verdict_lines(verdict: Verdict, figures: Figures) -> Iterator[str]:
         )
         said = {True: "MET", False: "MISSED", None: "NOT JUDGED"}[verdict.slo_met]
         yield from _wrapped(f"{verdict.slo}: {said}, {kept} ({SLO_SHARE:.0%} is asked)", "SLO ", "    ")
+
+
+def beside(result: RunResult) -> Iterator[str]:
+    """What helps to see why a client was the limit: whether it was busy itself, or had no CPU."""
+    share = result.evidence.cpu_wait_share
+    late = any(reason.cause == "client" for reason in result.verdict.reasons)
+    if late and share is not None and share > _NO_CPU:
+        yield (
+            f"For {share:.0%} of the time the client was ready and had no CPU: what else runs on its machine "
+            "made it late."
+        )
 
 
 def _requests(figures: Figures) -> Iterator[str]:

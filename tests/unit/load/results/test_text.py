@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tri_serve.load.results.text import report
+from tri_serve.load.verdict import judge_run
 from tri_serve.spec.slo import Slo
 
 
@@ -50,3 +51,24 @@ def test_a_partial_report_is_marked_so(make_result):
 
 def test_what_was_left_out_of_the_workload_is_said(make_result):
     assert "3 items of the file were empty and left out" in report(make_result())
+
+
+def test_a_client_that_had_no_cpu_is_told_apart_from_one_that_was_busy(make_result):
+    def said(wait, lag):
+        result = make_result(seconds=30.0)
+        evidence = result.evidence.model_copy(update={"cpu_wait_share": wait, "loop_lag_p99_ms": lag})
+        verdict = judge_run(evidence, result.figures, Slo())
+        return "had no CPU" in report(result.model_copy(update={"evidence": evidence, "verdict": verdict}))
+
+    assert said(0.3, 9.0)
+    assert not said(0.3, 0.1)
+    assert not said(0.01, 9.0)
+    assert not said(None, 9.0)
+
+
+def test_advice_that_several_reasons_share_is_given_once(make_result):
+    result = make_result(seconds=30.0)
+    evidence = result.evidence.model_copy(update={"loop_lag_p99_ms": 9.0, "dispatch_lag_p99_ms": 30.0})
+    verdict = judge_run(evidence, result.figures, Slo())
+    assert len([reason for reason in verdict.reasons if reason.cause == "client"]) >= 2
+    assert report(result.model_copy(update={"verdict": verdict})).count("--processes") == 1

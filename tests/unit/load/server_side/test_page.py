@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import Histogram as PrometheusHistogram
 
 from tri_serve.load.server_side.page import Buckets, parse_page
 from tri_serve.mock.stats import Stats
@@ -84,3 +86,26 @@ def test_what_came_between_two_pages_is_their_difference() -> None:
     before = Buckets(1.0, 4, {0.1: 4, float("inf"): 4})
     after = Buckets(3.0, 8, {0.1: 6, 0.5: 7, float("inf"): 8})
     assert after - before == Buckets(2.0, 4, {0.1: 2, 0.5: 7, float("inf"): 4})
+
+
+def test_a_page_that_prometheus_own_client_wrote_is_read() -> None:
+    registry = CollectorRegistry()
+    labels = ["model_name", "engine"]  # as vLLM 0.32 has them
+    seconds = PrometheusHistogram(
+        "vllm:request_queue_time_seconds", "Time.", labels, buckets=(0.3, 0.5, 10.0), registry=registry
+    )
+    tokens = Counter("vllm:generation_tokens", "Tokens.", labels, registry=registry)
+    finished = Counter("vllm:request_success", "Requests.", [*labels, "finished_reason"], registry=registry)
+    running = Gauge("vllm:num_requests_running", "Requests.", labels, registry=registry)
+    for engine in ("0", "1"):
+        seconds.labels('a"model', engine).observe(0.4)
+        seconds.labels('a"model', engine).observe(20)
+        tokens.labels('a"model', engine).inc(1_000_000)
+        finished.labels('a"model', engine, "stop").inc()
+        running.labels('a"model', engine).set(3)
+    page = parse_page(generate_latest(registry), names.ENGINE_UNDER_LOAD)
+    assert page.counters == {"vllm:generation_tokens": 2_000_000, "vllm:request_success": 2}
+    assert page.gauges == {"vllm:num_requests_running": (3, 3)}
+    assert page.histograms["vllm:request_queue_time_seconds"] == Buckets(
+        40.8, 4, {0.3: 0, 0.5: 2, 10.0: 2, float("inf"): 4}
+    )

@@ -86,9 +86,8 @@ class ConversationsSource:
     def remarks(self) -> list[str]:
         if self._setting.salted:
             return []
-        return [
-            f"{self._part.name}: {self._pool.size} different conversations, unsalted; then they come again"
-        ]
+        size = self._pool.size
+        return self._setting.again(self._part.name, f"{size} different conversations, unsalted", size)
 
     def _said(self, number: int) -> tuple[_Turn, ...]:
         part, setting = self._part, self._setting

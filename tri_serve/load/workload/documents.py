@@ -59,7 +59,8 @@ class DocumentsSource:
         )
 
     def remarks(self) -> list[str]:
-        return [f"{self._part.name}: {self._pool.size} different prompts; then they come again"]
+        size = self._pool.size
+        return self._setting.again(self._part.name, f"{size} different prompts", size)
 
     def _text(self, language: Language, numbers: tuple[int, ...], salts: list[str], question: str) -> str:
         instruction, document, ask = _WORDS[language]

@@ -62,7 +62,7 @@ class FileSource:
 
     def remarks(self) -> list[str]:
         name, taken = self._part.name, len(self._prompts)
-        lines = [f"{name}: {taken} prompts of {self._path.name}; then they come again"]
+        lines = self._setting.again(name, f"{taken} prompts of {self._path.name}", taken)
         if self._left_out:
             count = self._left_out.total()
             lines.append(f"{name}: {count} of {taken + count} items left out: {self._reasons()}")

@@ -108,6 +108,12 @@ class Setting:
         wanted = POOL_PROMPTS if self.requests is None else math.ceil(1.1 * self.requests)
         return max(16, min(POOL_PROMPTS, max(HASHED_ITEMS, wanted), POOL_TOKENS // most_tokens))
 
+    def again(self, part: str, what: str, size: int) -> list[str]:
+        """A remark if a run may ask the same thing twice."""
+        if self.requests is not None and self.requests <= size:
+            return []
+        return [f"{part}: {what}; then they come again"]
+
     def check_fits(self, part: str, tokens: Lengths, output: Lengths) -> None:
         """Raises UsageError where not even the shortest prompt and answer fit into the context."""
         if self.context is not None and shortest(tokens) + longest(output) > self.context:

@@ -52,7 +52,7 @@ class SharedPrefixSource:
 
     def remarks(self) -> list[str]:
         part, size = self._part, self._pool.size
-        lines = [f"{part.name}: {size} different prompts in {part.groups} groups; then they come again"]
+        lines = self._setting.again(part.name, f"{size} different prompts in {part.groups} groups", size)
         if part.groups > size:
             lines.append(f"{part.name}: at most {size} of the {part.groups} groups are asked")
         return lines

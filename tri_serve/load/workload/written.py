@@ -48,7 +48,8 @@ class WrittenSource:
     def remarks(self) -> list[str]:
         if self._setting.salted:
             return []
-        return [f"{self._part.name}: {self._pool.size} different prompts, unsalted; then they come again"]
+        size = self._pool.size
+        return self._setting.again(self._part.name, f"{size} different prompts, unsalted", size)
 
     def _prompt(self, number: int) -> _Prompt:
         part, setting = self._part, self._setting

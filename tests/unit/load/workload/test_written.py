@@ -12,7 +12,7 @@ import pytest
 
 import tri_serve.checkpoint.tiny as tiny
 from tri_serve.errors import UsageError
-from tri_serve.load.scenario.models import Scenario
+from tri_serve.load.scenario.models import Constant, Scenario
 from tri_serve.load.workload.build import WorkloadItems, build_workload
 from tri_serve.load.workload.tokenizer import FileTokenizer, Guess, Overhead
 
@@ -97,7 +97,10 @@ def test_another_seed_asks_something_else(tokenizer: FileTokenizer) -> None:
 
 
 def test_unsalted_prompts_that_come_again_are_said(tokenizer: FileTokenizer) -> None:
-    items = built(scenario({"input": {"fixed": 8_000}}, salt=False), tokenizer)
+    described = scenario({"input": {"fixed": 8_000}}, salt=False)
+    assert built(described, tokenizer).remarks == ()
+    longer = described.model_copy(update={"arrivals": Constant(rate=10.0)})
+    items = built(longer, tokenizer)
     assert items.remarks == ("a: 250 different prompts, unsalted; then they come again",)
     assert items.item(250).body == items.item(0).body
 

@@ -89,7 +89,8 @@ def _scales(chart: Chart, points: Sequence[Point]) -> tuple[_Scale, _Scale]:
     if chart.log_x:
         low, high = _log_floor(low), _log_ceil(high)
     elif low > 0 and not chart.shaded:
-        low = 0.0
+        # Points on the very edge would be cut in half.
+        low, high = 0.0, _nice(high)
     if high <= low:
         high = low + 1
     tallest = _stacked(chart) if chart.bars else max(y for _, y in points)

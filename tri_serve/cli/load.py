@@ -21,6 +21,12 @@ def load() -> None:
 
     Exit codes: 0 passed, 1 SLO missed, 2 usage, 3 regression, 4 the client was the limit, 5 the server failed.
     """
+    from importlib.util import find_spec
+
+    if any(find_spec(name) is None for name in ("locust", "hdrh", "numpy")):
+        from tri_serve.errors import MissingExtraError
+
+        raise MissingExtraError("load", "tri-serve load")
 
 
 @load.command()
@@ -224,7 +230,7 @@ def compare(results: tuple[Path, ...], allowed: float, output: str) -> int:
 @load.command()
 @output_option()
 def selftest(output: str) -> None:
-    """Measure what load this machine can be believed up to, with the mock engine: about two minutes.
+    """Measure what load this machine can be believed up to, with the mock engine: about three minutes.
 
     What it finds is kept, and load run warns of loads beyond it.
     """

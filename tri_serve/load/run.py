@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
 
-from tri_serve.errors import MissingExtraError, TriServeError, UsageError
+from tri_serve.errors import TriServeError, UsageError
 from tri_serve.load.progress import Ended, Failed, Progress, parse_line
 from tri_serve.load.results.model import RunResult
 from tri_serve.load.scenario.models import ClosedLoop, Lengths, Scenario, Steps
@@ -151,11 +150,8 @@ def execute(
 ) -> RunOutcome:
     """Run it. Ctrl-C ends it early with what was measured; a second one ends it at once.
 
-    Raises MissingExtraError without Locust, what the child says where it says why it cannot, RunBrokeOffError where
-    it does not.
+    Raises what the child says where it says why it cannot, RunBrokeOffError where it does not.
     """
-    if find_spec("locust") is None or find_spec("hdrh") is None:
-        raise MissingExtraError("load", "tri-serve load")
     log = run.folder / LOG_NAME
     with _child(run, log, environ) as (child, lines):
         last = _follow(child, lines, show)

@@ -73,6 +73,7 @@ class Host:
                 runner.register_message(kind, self._take)
         else:
             self.member = Member(self._take_own, self._on_record, key=key_of(os.environ))
+        teller.on_gone = self._on_gone
         gevent.signal_handler(signal.SIGINT, self._on_interrupt)
 
     @property
@@ -280,6 +281,10 @@ class Host:
             self.leader.stop("Ctrl-C")
             return
         raise KeyboardInterrupt
+
+    def _on_gone(self) -> None:
+        if self.leader is not None:
+            self.leader.stop("whoever started the run is gone")
 
     def _quit(self) -> None:
         raise KeyboardInterrupt

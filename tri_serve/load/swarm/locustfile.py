@@ -1,10 +1,4 @@
-"""Locust's way into tri-serve's load tests.
-
-    locust -f loadtests/locustfile.py --headless -H http://127.0.0.1:8000 --scenario chat-ko
-    locust -f loadtests/locustfile.py --processes 4                # the web UI, on http://127.0.0.1:8089
-
-``--help`` lists the options under "tri-serve options"; a client key is read from TRI_SERVE_API_KEY.
-"""
+"""What Locust loads, here and through loadtests/locustfile.py: one user, one shape, and our listeners."""
 
 from locust import events
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,6 +59,10 @@ class Member:
             self._reply(REFUSED, {"run": order.run, "error": str(error), "hint": hint, "exit_code": code})
             return
         self.share = share
+        # The prompts stay until the end: looking through them for garbage would hold up the loop.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         used = parts.workload
         told = {"run": order.run, "hash": used.hash, "remarks": list(used.remarks), "boot": boot_id()}
         self._reply(PREPARED, told)

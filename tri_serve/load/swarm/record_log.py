@@ -48,6 +48,8 @@ class RecordLog:
         if self._detail == "none":
             return
         try:
+            # On another machine than the leader's it may not be there yet.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             self._give_up(error)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 
 from tri_serve.load.progress import Ended, Failed, Progress
 from tri_serve.load.swarm.outcome import Finished
@@ -20,6 +21,8 @@ class Teller:
     """``descriptor``: where JSON lines go; None: people read Locust's log."""
 
     def __init__(self, descriptor: int | None) -> None:
+        self.on_gone: Callable[[], None] = lambda: None
+        """Called once if the reader is gone."""
         self._descriptor = descriptor
         self._logged = 0.0
         self._stage = ""
@@ -71,8 +74,9 @@ class Teller:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except BrokenPipeError:
-            # Whoever read it is gone; the run's files are written all the same.
+            # Whoever started the run was killed; nobody would end it otherwise.
             self._descriptor = None
+            self.on_gone()
 
 
 def as_words(line: Progress) -> str:

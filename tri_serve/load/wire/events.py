@@ -34,14 +34,14 @@ class EventSplitter:
         stream the event ended. Comments and events without data are left out."""
         data = self._carry + body if self._carry else body
         base = self._at
-        # The end of a line in CR is known only with the byte that follows it.
         self._returns = self._returns or b"\r" in body
         begin = 0
         while True:
             if self._returns:
                 found = _EVENT_END.search(data, begin)
-                if found is None or (found.end() == len(data) and data.endswith(b"\r")):
+                if found is None:
                     break
+                # A line feed that is still to come after its carriage return makes an empty line, which is nothing.
                 end, after = found.start(), found.end()
             else:
                 end = data.find(b"\n\n", begin)

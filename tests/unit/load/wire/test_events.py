@@ -11,7 +11,8 @@ from tri_serve.load.wire.events import EventSplitter
 _STREAMS = {
     "as vLLM writes": (b'data: {"a":1}\n\ndata: [DONE]\n\n', [b'{"a":1}', b"[DONE]"]),
     "carriage returns and line feeds": (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
-    "carriage returns": (b"data: a\r\rdata: b\r\r:", [b"a", b"b"]),
+    "carriage returns": (b"data: a\r\rdata: b\r\r", [b"a", b"b"]),
+    "several lines in both": (b"event: x\r\ndata: a\r\ndata: b\r\n\r\ndata: c\r\n\r\n", [b"a\nb", b"c"]),
     "mixed": (b"data: a\n\ndata: b\r\n\r\ndata: c\n\n", [b"a", b"b", b"c"]),
     "comments": (b": ping\n\ndata: a\n\n: ping\n\n:\n\ndata: b\n\n", [b"a", b"b"]),
     "comment inside": (b": x\ndata: a\n: y\n\n", [b"a"]),

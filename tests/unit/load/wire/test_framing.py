@@ -125,6 +125,7 @@ def test_bytes_after_the_answer_make_the_connection_useless() -> None:
         _chunked(b"ab", last=b"0x2\r\nab\r\n"),
         _chunked(b"ab", last=b"1" * 9 + b"\r\n"),
         _chunked(b"ab", last=b"1\r\nabc\r\n"),
+        _chunked(b"ab", last=b"1\r\nabc0\r\n\r\n"),
         _chunked(b"ab", last=b"1;" + b"x" * 5000),
         _chunked(b"ab", last=b"0\r\n" + b"x" * 5000),
     ],

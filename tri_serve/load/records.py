@@ -106,7 +106,7 @@ class Record:
     finish_reason: str = ""
     bytes_received: int = 0
     chat: bool = True
-    """Chat completions (vLLM's end-to-end time includes the usage event) or completions (it does not)."""
+    """Chat completions, or completions. (Up to vLLM 0.29 its end-to-end time had the usage event in chat only.)"""
 
     @property
     def ok(self) -> bool:

@@ -228,7 +228,7 @@ def swarm_attempt(mock: Mock, folder: Path) -> Try:
 
 
 def selftest(*, cpu: str, cores: int, say: Say) -> Ceiling:
-    """All of it: about two minutes. ``say`` gets a line a trial. Raises SelftestError, MissingExtraError."""
+    """All of it: about three minutes. ``say`` gets a line a trial. Raises SelftestError, MissingExtraError."""
     with mock_engine() as mock, tempfile.TemporaryDirectory(prefix="tri-serve-selftest-") as folder:
         attempt = swarm_attempt(mock, Path(folder))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def load() -> None:
-    """Say what a server does under load, and whether the figures can be believed.
+    """Say what a server does under load, in figures to be believed.
 
     Exit codes: 0 passed, 1 SLO missed, 2 usage, 3 regression, 4 the client was the limit, 5 the server failed.
     """

@@ -114,10 +114,10 @@ def new_folder(scenario: str, output: Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {folder}: {error.strerror or error}") from error
+        raise UsageError(f"--output-dir {folder}: {error.strerror or error}") from error
     if (folder / "result.json").exists():
         raise UsageError(
-            f"--output {folder}: there is a result already", hint="name another folder, or remove it"
+            f"--output-dir {folder}: there is a result already", hint="name another folder, or remove it"
         )
     return folder
 

@@ -242,6 +242,10 @@ class Share:
         self.collector.stop(self._clock())
         self._running.kill(block=False)
 
+    def now(self) -> int:
+        """On its clock, in ns."""
+        return self._clock()
+
     def live_message(self) -> dict[str, Any]:
         """What the live views show, as plain JSON."""
         health = self._health.report()

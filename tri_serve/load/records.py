@@ -76,7 +76,8 @@ class Record:
     dispatched: int = 0
     """When the client began with it."""
     sent: int = 0
-    """Right before its first byte was written (TLS and connect are over); vLLM's benchmark starts here."""
+    """Right before its first byte was written (TLS and connect are over). vLLM's benchmark starts its clock a
+    little earlier, before aiohttp renders the request and takes a connection."""
     head: int = 0
     """The answer's head is complete."""
     first_choice: int = 0

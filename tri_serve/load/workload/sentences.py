@@ -19,7 +19,10 @@ _SEPARATOR = {"ko": " ", "en": " ", "ja": ""}
 _FILLERS = (".", " a", "!", "?", " I", " 1", " 2", "~", " 이", " 그", "の", "、", ",", "-", " x", " o")
 """Candidates for a single token each, where no sentence can be cut to fit."""
 _TRIES = 64
-"""Sentences tried for an end, and ends tried for a text."""
+"""Sentences tried for an end."""
+_TEXTS = 16
+"""Texts tried."""
+_MOST_FILLERS = 16
 
 
 def read_sentences(language: Language) -> tuple[str, ...]:
@@ -47,25 +50,46 @@ class Sentences:
         begins with no space. Raises UsageError if there is no such text: for a tokenizer that merges across
         words, or less room than head and foot take.
         """
-        room = (
-            tokens
-            - (self._tokenizer.count(head) if head else 0)
-            - (self._tokenizer.count(foot) if foot else 0)
-        )
-        off = 0
-        for _ in range(_TRIES):
-            if room + off < 1:
+        count = self._tokenizer.count
+        aim = tokens - (count(head) if head else 0) - (count(foot) if foot else 0)
+        for _ in range(_TEXTS):
+            if aim < 1:
                 break
-            text = self._about(room + off, random, first=not head)
-            error = tokens - self._tokenizer.count(head + text + foot)
+            text = self._about(aim, random, first=not head)
+            error = tokens - count(head + text + foot)
             if error == 0:
                 return text
-            # Where parts meet, tokens merge or split: aim as much higher or lower as this text fell short.
-            off = max(-8, min(8, error)) if off == 0 else off + (1 if error > 0 else -1)
+            # Where parts meet, tokens merge or split: aim by as much higher or lower as this text fell short.
+            aim += error
+            repaired = self._repaired(text, tokens, head, foot)
+            if repaired is not None:
+                return repaired
         raise UsageError(
             f"no text of exactly {tokens} tokens could be written with {self._tokenizer.name}",
             hint="a few tokens more may do: the chat template, the salt and the question take some too",
         )
+
+    def _repaired(self, text: str, tokens: int, head: str, foot: str) -> str | None:
+        """The text cut at its end, and filled up there, until the whole is right; None if no piece fits."""
+        count = self._tokenizer.count
+        shortest, longest = 0, len(text)
+        while shortest < longest:
+            middle = (shortest + longest + 1) // 2
+            if count(head + text[:middle] + foot) <= tokens:
+                shortest = middle
+            else:
+                longest = middle - 1
+        text = text[:shortest].rstrip()
+        if not text:
+            return None
+        missing = tokens - count(head + text + foot)
+        while 0 < missing <= _MOST_FILLERS:
+            longer = (text + filler for filler in _FILLERS)
+            found = next((one for one in longer if count(head + one + foot) == tokens - missing + 1), None)
+            if found is None:
+                return None
+            text, missing = found, missing - 1
+        return text if missing == 0 else None
 
     def _about(self, tokens: int, random: Random, *, first: bool) -> str:
         """Text whose parts sum up to ``tokens``."""
@@ -98,11 +122,12 @@ class Sentences:
         return self._filled(tokens, random, first=first)
 
     def _cut(self, sentence: str) -> dict[int, str]:
-        """How a sentence can begin, by its number of tokens: up to each space, or each character without any."""
+        """How a sentence can begin, by its number of tokens: up to each space, if it has any."""
         known = self._cuts.get(sentence)
         if known is None:
             spaced = " " in sentence.strip()
-            ends = range(2, len(sentence))
+            # Without spaces at every third character: each is counted, which may be a request to the server.
+            ends = range(2, len(sentence), 1 if spaced else 3)
             beginnings = [sentence[:end] for end in ends if not spaced or sentence[end] == " "]
             known = {self._tokenizer.count(text): text for text in beginnings}
             self._cuts[sentence] = known

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 import tri_serve.checkpoint.tiny as tiny
 from tri_serve.checkpoint.tiny import pairs
-from tri_serve.load.scenario.models import ClosedLoop
-from tri_serve.load.scenario.reading import read_scenario, scenario_folder, scenario_names
+from tri_serve.load.scenario.models import ClosedLoop, Scenario
+from tri_serve.load.scenario.reading import read_scenario, scenario_folder, scenario_hash, scenario_names
 from tri_serve.load.schedule import Schedule
 from tri_serve.load.workload.build import build_workload
 from tri_serve.load.workload.tokenizer import FileTokenizer, Overhead
+from tri_serve.spec.descriptions import DescribedSchema
 
 CONTEXT = 8_192
 """Of the tiny checkpoint."""
@@ -73,3 +76,13 @@ def test_the_golden_answers_are_those_that_the_tiny_checkpoint_was_taught() -> N
     for entry in golden:
         assert entry["answer"] == known[entry["messages"][0]["content"]]
         assert tokenizer().count(entry["answer"]) < entry["max_tokens"]
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_every_scenario_fits_the_published_schema_and_survives_a_copy_as_json(name: str) -> None:
+    loaded = read_scenario(name)
+    schema = Scenario.model_json_schema(schema_generator=DescribedSchema)
+    jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(loaded.text))
+    copy = Scenario.model_validate_json(loaded.scenario.model_dump_json())
+    assert copy == loaded.scenario
+    assert scenario_hash(copy) == loaded.hash

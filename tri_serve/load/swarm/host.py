@@ -121,7 +121,7 @@ class Host:
         loaded = scenario_of(options)
         url = self.environment.host
         if not url:
-            raise UsageError("no server is named", hint="-H http://HOST:PORT, or TRI_SERVE_LOAD_URL")
+            raise UsageError("no server is named", hint="-H http://HOST:PORT, or LOCUST_HOST")
         target = parse_target(
             url, ca_file=Path(options.ca_file) if options.ca_file else None, insecure=options.insecure
         )

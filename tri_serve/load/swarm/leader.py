@@ -13,8 +13,9 @@ from gevent.event import Event
 from tri_serve.errors import TriServeError
 from tri_serve.load.progress import Progress, Stage
 from tri_serve.load.scenario.models import ClosedLoop
+from tri_serve.load.swarm.clocks import boot_id
 from tri_serve.load.swarm.live_figures import merge_live
-from tri_serve.load.swarm.member import DONE, GO, LIVE, PREPARE, PREPARED, REFUSED, STOP, boot_id
+from tri_serve.load.swarm.member import DONE, GO, LIVE, PREPARE, PREPARED, REFUSED, STOP
 from tri_serve.load.swarm.order import RunOrder
 
 PREPARE_SECONDS = 600.0
@@ -23,6 +24,9 @@ _LEAD_SECONDS = 0.5
 """From the agreement to the start: a message to each process takes some milliseconds."""
 _LATE_SECONDS = 15.0
 """After the last request's grace, the processes' reports must be here."""
+
+_LOST_SECONDS = 8.0
+"""Locust misses a process after some four seconds without a heartbeat, and a busy one comes back."""
 
 
 class Links(Protocol):
@@ -99,6 +103,7 @@ class Leader:
         self._users_are_there = users_are_there
         self._state = _State()
         self._members: tuple[str, ...] = ()
+        self._missing_since: dict[str, float] = {}
         self._changed = Event()
         self._start = 0
 
@@ -223,7 +228,11 @@ class Leader:
         )
 
     def _is_lost(self, member: str) -> bool:
-        return member not in self._links.members()
+        if member in self._links.members():
+            self._missing_since.pop(member, None)
+            return False
+        since = self._missing_since.setdefault(member, time.monotonic())
+        return time.monotonic() - since > _LOST_SECONDS
 
     def _pause(self, seconds: float) -> None:
         self._changed.clear()

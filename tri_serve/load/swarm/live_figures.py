@@ -77,7 +77,7 @@ class LiveCounts:
             "scheduled": self._scheduled,
             "good": self._good,
             "open": open_requests,
-            "latest": {name: [round(v, 3) for v in values] for name, values in self._latest.items()},
+            "latest": {name: list(values) for name, values in self._latest.items()},
             "requests": _lately(self._requests, second),
             "tokens": _lately(self._tokens, second),
         }

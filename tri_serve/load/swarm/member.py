@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -13,6 +11,7 @@ from pydantic import ValidationError
 
 from tri_serve.errors import TriServeError
 from tri_serve.load.records import Record
+from tri_serve.load.swarm.clocks import boot_id, start_here
 from tri_serve.load.swarm.order import RunOrder
 from tri_serve.load.swarm.parts import Parts, build_parts
 from tri_serve.load.swarm.share import Share
@@ -72,7 +71,8 @@ class Member:
         share = self.share
         if share is None or share.order.run != data["run"] or share.started.is_set():
             return
-        share.go(start_here(data))
+        start = start_here(data)
+        share.go(start, ahead=data["start"] - start)
         while not share.finished.wait(_LIVE_SECONDS):
             self._reply(LIVE, {"run": share.order.run, **share.live_message()})
         self._reply(LIVE, {"run": share.order.run, **share.live_message()})
@@ -93,20 +93,3 @@ class Member:
         """Whether requests are under way."""
         share = self.share
         return share is not None and share.started.is_set() and not share.finished.is_set()
-
-
-def start_here(data: Mapping[str, Any]) -> int:
-    """The agreed start on this process's monotonic clock: the same one on the same machine, else by wall clock."""
-    start: int = data["start"]
-    if data["boot"] == boot_id():
-        return start
-    wall_start: int = data["wall_start"]
-    return wall_start - time.time_ns() + time.perf_counter_ns()
-
-
-def boot_id() -> str:
-    """What tells one machine's monotonic clock from another's."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

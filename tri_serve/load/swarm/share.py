@@ -19,6 +19,7 @@ from tri_serve.load.figures.collector import Collector, Window
 from tri_serve.load.records import Outcome, Phase, Record
 from tri_serve.load.scenario.models import ClosedLoop
 from tri_serve.load.schedule import Schedule, closed_index, closed_start
+from tri_serve.load.swarm.clocks import shift
 from tri_serve.load.swarm.dispatcher import Arrival, Dispatcher
 from tri_serve.load.swarm.in_flight import InFlight
 from tri_serve.load.swarm.live_figures import LiveCounts
@@ -67,14 +68,19 @@ class Share:
         if isinstance(self._scenario.arrivals, ClosedLoop):
             self.users = iter(range(worker, self._scenario.arrivals.users, workers))
 
-    def go(self, start: int) -> None:
-        """Begin at ``start``, in ns on CLOCK_MONOTONIC."""
+    def go(self, start: int, *, ahead: int = 0) -> None:
+        """Begin at ``start``, in ns on this machine's CLOCK_MONOTONIC; the leader's is ``ahead`` by so much.
+
+        What is reported is on the leader's.
+        """
         self._start = start
+        self._ahead = ahead
         self._begin = start + round(self._scenario.warm_up * 1e9)
         self._end = start + round(self._window_end() * 1e9)
         self._stop_at = self._end + round(self._scenario.cool_down * 1e9)
         self.in_flight = InFlight(self._begin, self._end)
-        self.collector = Collector(Window(self._begin, self._end, start), self._scenario.slo)
+        window = Window(self._begin + ahead, self._end + ahead, start + ahead)
+        self.collector = Collector(window, self._scenario.slo)
         log = self.order.folder / f"records-{self.worker}.jsonl"
         self.log = RecordLog(log, self._log_header(), self.order.detail, gevent.get_hub().threadpool)
         self.log.start()
@@ -93,9 +99,9 @@ class Share:
             "run": self.order.run,
             "process": self.worker,
             "clock": "CLOCK_MONOTONIC, ns",
-            "start": self._start,
-            "window": [self._begin, self._end],
-            "wall_minus_clock": time.time_ns() - self._clock(),
+            "start": self._start + self._ahead,
+            "window": [self._begin + self._ahead, self._end + self._ahead],
+            "wall_minus_clock": time.time_ns() - self._clock() - self._ahead,
         }
 
     # -- while it runs
@@ -185,7 +191,7 @@ class Share:
         if now < self._end:
             self._end = now
             self._stop_at = now + round(self._scenario.cool_down * 1e9)
-            self.collector.stop(now)
+            self.collector.stop(now + self._ahead)
 
     def _phase_at(self, now: int) -> Phase:
         if now < self._begin:
@@ -227,8 +233,10 @@ class Share:
     def _done(self, record: Record) -> None:
         self._tokens += record.output_tokens
         self._cancelled += record.outcome is Outcome.CANCELLED
-        self.collector.add(record)
         self._live.add(record)
+        if self._ahead:
+            shift(record, self._ahead)
+        self.collector.add(record)
         self.log.add(record)
         self._on_record(record)
 
@@ -239,7 +247,7 @@ class Share:
         if self._stopping or self.finished.is_set():
             return
         self._stopping = True
-        self.collector.stop(self._clock())
+        self.collector.stop(self._clock() + self._ahead)
         self._running.kill(block=False)
 
     def now(self) -> int:

@@ -128,6 +128,19 @@ def test_open_requests_may_end_in_the_grace_and_are_cancelled_after_it(tmp_path:
     assert len(records) == report["cancelled"] == 16
 
 
+def test_a_process_on_another_machine_reports_on_the_leaders_clock(tmp_path: Path) -> None:
+    hour = 3_600 * 10**9
+    share, records = a_share(tmp_path, Constant(rate=50), Client())
+    start = share.now() + 50_000_000
+    share.go(start, ahead=hour)
+    assert share.finished.wait(10)
+    collector = Collector.merge([share.report()["collector"]])
+    assert collector.window.begins == start + hour
+    assert all(0 <= record.dispatched - hour - start < 10**9 for record in records)
+    assert all(record.event_times[0] == record.first_token == record.dispatched + 1_000 for record in records)
+    assert summarise(collector).steady.requests_per_second > 40
+
+
 def test_stop_ends_it_at_once_with_what_there_is(tmp_path: Path) -> None:
     share, records = a_share(tmp_path, Constant(rate=50), Client(), window=60.0)
     share.go(share.now())

@@ -2,8 +2,8 @@
 
 Every process draws the whole sequence, in blocks, and keeps its own requests, so nothing has to be agreed on while
 the load runs and a million arrivals take no memory. A number costs some tens of nanoseconds.
-numpy keeps a generator's numbers from version to version but where its release notes say otherwise (NEP 19): machines
-that share a load should have the same.
+numpy keeps a generator's numbers from version to version but where its release notes say otherwise (NEP 19):
+machines that share a load should have the same.
 
 Times are seconds from the start of the run. Poisson arrivals whose rate changes come from inverting the rate's
 integral at the points of a unit-rate process (Çinlar, Introduction to Stochastic Processes, 1975, section 4.7).

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -13,13 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from pydantic import ValidationError
 
 from tri_serve.errors import TriServeError, UsageError
+from tri_serve.load.naming import run_name
 from tri_serve.load.progress import Ended, Failed, Progress, parse_line
 from tri_serve.load.results.model import RunResult
 from tri_serve.load.scenario.models import ClosedLoop, Lengths, Scenario, Steps
@@ -107,10 +106,7 @@ class RunOutcome:
 
 def new_folder(scenario: str, output: Path | None) -> Path:
     """The folder of a run: ``output``, or a new one under the user's state folder. Raises UsageError."""
-    stem = Path(scenario).name.removesuffix(".yaml").removesuffix(".yml")
-    kept = "".join(mark if mark.isascii() and (mark.isalnum() or mark == "-") else "-" for mark in stem)[:40]
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{kept.strip('-') or 'run'}-{secrets.token_hex(2)}"
-    folder = output.absolute() if output is not None else state_dir() / "loads" / name
+    folder = output.absolute() if output is not None else state_dir() / "loads" / run_name(scenario)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -19,19 +16,16 @@ from locust.runners import STATE_RUNNING, MasterRunner, WorkerRunner
 from tri_serve.errors import SpecError, TriServeError, UsageError
 from tri_serve.load.progress import Failed, Progress
 from tri_serve.load.records import Outcome, Phase, Record
-from tri_serve.load.results.model import ScenarioUsed
 from tri_serve.load.scenario.models import ClosedLoop
-from tri_serve.load.swarm.endpoint import look_at
 from tri_serve.load.swarm.leader import Gathered, Leader
 from tri_serve.load.swarm.member import DONE, GO, LIVE, PREPARE, PREPARED, REFUSED, STOP, Member
-from tri_serve.load.swarm.options import key_of, run_folder, scenario_of
+from tri_serve.load.swarm.options import key_of
 from tri_serve.load.swarm.order import RunOrder
 from tri_serve.load.swarm.outcome import INTERRUPTED, Finished, finish
-from tri_serve.load.swarm.parts import client_of
+from tri_serve.load.swarm.preparing import Prepared, prepare
 from tri_serve.load.swarm.report import About
-from tri_serve.load.swarm.server_watch import ServerWatch, sources_of
+from tri_serve.load.swarm.server_watch import ServerWatch
 from tri_serve.load.swarm.telling import Teller
-from tri_serve.load.wire.target import parse_target
 
 logger = logging.getLogger("tri_serve.load")
 
@@ -57,7 +51,7 @@ class Host:
         self.failure: TriServeError | None = None
         self._ended = Event()
         self._ended.set()
-        self._prepared: tuple[RunOrder, About] | None = None
+        self._prepared: Prepared | None = None
         self._told = False
         """Whether Locust knows of the end of the last run."""
         self._interrupts = 0
@@ -115,64 +109,9 @@ class Host:
 
     # -- the run
 
-    def prepare(self) -> RunOrder:
+    def prepare(self) -> None:
         """Read what is asked for, and look at the server. Raises TriServeError."""
-        options = self.options
-        loaded = scenario_of(options)
-        url = self.environment.host
-        if not url:
-            raise UsageError("no server is named", hint="-H http://HOST:PORT, or LOCUST_HOST")
-        target = parse_target(
-            url, ca_file=Path(options.ca_file) if options.ca_file else None, insecure=options.insecure
-        )
-        tokenizer = Path(options.tokenizer).absolute() if options.tokenizer else None
-        name = f"{datetime.now():%Y%m%d-%H%M%S}-{_slug(options.scenario)}-{secrets.token_hex(2)}"
-        order = RunOrder(
-            run=name,
-            folder=run_folder(options.results, name),
-            url=target.url,
-            ca_file=target.ca_file,
-            insecure=target.insecure,
-            model=options.model or "",
-            scenario=loaded.scenario,
-            scenario_folder=loaded.folder.absolute(),
-            tokenizer=str(tokenizer or ""),
-            token_ids=options.token_ids,
-            detail=options.records,
-            nonce=name,
-        )
-        client = client_of(order, key_of(os.environ))
-        try:
-            served = look_at(client, options.model or None, tokenizer)
-        finally:
-            client.close()
-        overhead = served.overhead
-        order = order.model_copy(
-            update={
-                "model": served.model,
-                "counts": served.counts,
-                "context": served.context,
-                "overhead": (overhead.prompt, overhead.user, overhead.system_user) if overhead else None,
-            }
-        )
-        try:
-            order.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--results {order.folder}: {error.strerror or error}") from error
-        about = About(
-            scenario=ScenarioUsed(
-                name=loaded.source,
-                text=loaded.text,
-                overrides=dict(entry.split("=", 1) for entry in loaded.overrides),
-                resolved=loaded.scenario.model_dump(mode="json"),
-                hash=loaded.hash,
-            ),
-            release=options.release or None,
-            replicas=int(options.replicas) if options.replicas else None,
-            engine_version=served.version,
-        )
-        self._prepared = (order, about)
-        return order
+        self._prepared = prepare(self.options, self.environment.host, key_of(os.environ))
 
     def tick(self) -> tuple[int, float] | None:
         """What Locust's shape asks: how many users there are to be; None when the run is over."""
@@ -192,7 +131,7 @@ class Host:
                     self.fail(error)
                     return None
         assert self._prepared is not None
-        users = self._users(self._prepared[0])
+        users = self._users(self._prepared.order)
         return users, float(users)
 
     def _users(self, order: RunOrder) -> int:
@@ -215,17 +154,17 @@ class Host:
             if self._prepared is None:
                 self.prepare()
             assert self._prepared is not None
-            order, about = self._prepared
-            watch = ServerWatch(sources_of(self.options.scrape, order.url))
+            prepared = self._prepared
+            watch = ServerWatch(prepared.sources)
             self.leader = Leader(
-                order,
+                prepared.order,
                 self,
                 watch,
                 tell=self.teller.progress,
                 users_are_there=lambda: self._runner.state == STATE_RUNNING,
             )
             gathered = self.leader.run()
-            self.finished = self._report(gathered, about, watch)
+            self.finished = self._report(gathered, prepared.about, watch)
         except TriServeError as error:
             self.fail(error)
         finally:
@@ -316,9 +255,3 @@ class NothingMeasuredError(TriServeError):
 def _exit_code(error: TriServeError) -> int:
     # What a scenario file says wrong is what the command line asked for.
     return UsageError.exit_code if isinstance(error, SpecError) else error.exit_code
-
-
-def _slug(name: str) -> str:
-    stem = name.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
-    kept = "".join(mark if mark.isascii() and (mark.isalnum() or mark == "-") else "-" for mark in stem)
-    return kept[:40].strip("-") or "run"

@@ -63,6 +63,8 @@ class Gathered:
     """Processes that did not report."""
     workload_hash: str
     remarks: tuple[str, ...]
+    tokenizer: str
+    """What counted the tokens."""
     stopped_because: str
 
 
@@ -224,6 +226,7 @@ class Leader:
             lost=len(self._members) - len(shares),
             workload_hash=prepared[0]["hash"],
             remarks=tuple(prepared[0]["remarks"]),
+            tokenizer=prepared[0]["tokenizer"],
             stopped_because=self.stopped_because,
         )
 

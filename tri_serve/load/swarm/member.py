@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tri_serve.errors import TriServeError
 from tri_serve.load.records import Record
-from tri_serve.load.swarm.clocks import boot_id, start_here
+from tri_serve.load.swarm.clocks import start_here
 from tri_serve.load.swarm.order import RunOrder
 from tri_serve.load.swarm.parts import Parts, build_parts
 from tri_serve.load.swarm.share import Share
@@ -63,7 +63,12 @@ class Member:
         gc.collect()
         gc.freeze()
         used = parts.workload
-        told = {"run": order.run, "hash": used.hash, "remarks": list(used.remarks), "boot": boot_id()}
+        told = {
+            "run": order.run,
+            "hash": used.hash,
+            "remarks": list(used.remarks),
+            "tokenizer": parts.tokenizer,
+        }
         self._reply(PREPARED, told)
 
     def go(self, data: Mapping[str, Any]) -> None:

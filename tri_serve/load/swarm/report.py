@@ -42,7 +42,6 @@ class About:
     release: str | None = None
     replicas: int | None = None
     engine_version: str = ""
-    tokenizer: str = ""
 
 
 def result_of(gathered: Gathered, about: About, history: History | None) -> RunResult:
@@ -65,7 +64,7 @@ def result_of(gathered: Gathered, about: About, history: History | None) -> RunR
         processes=gathered.workers,
         scenario=about.scenario,
         workload=WorkloadUsed(
-            hash=gathered.workload_hash, tokenizer=about.tokenizer, remarks=gathered.remarks
+            hash=gathered.workload_hash, tokenizer=gathered.tokenizer, remarks=gathered.remarks
         ),
         target=TargetUsed(url=order.url, model=order.model, release=about.release, replicas=about.replicas),
         machine=this_machine(),

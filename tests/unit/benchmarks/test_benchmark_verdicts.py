@@ -33,14 +33,15 @@ def test_a_run_of_a_late_server_says_nothing(late):
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "truth"),
+    ("error_ms", "failing", "truth"),
     [
-        ("stall", 1.0, "right"),
-        ("stall", 5.0, "between"),
-        ("stall", 12.0, "wrong"),
-        ("failures", 0.08, "right"),
-        ("failures", 0.12, "wrong"),
+        (1.0, 0.0, "right"),
+        (5.0, 0.0, "between"),
+        (12.0, 0.0, "wrong"),
+        (1.0, 0.08, "right"),
+        (1.0, 0.12, "wrong"),
+        (12.0, 0.08, "wrong"),
     ],
 )
-def test_truth_is_the_error_of_the_figures_or_the_share_that_failed(kind, error, truth):
-    assert truth_of(kind, error) == truth
+def test_truth_is_the_error_of_the_figures_and_the_share_that_failed(error_ms, failing, truth):
+    assert truth_of(error_ms, failing) == truth

@@ -104,8 +104,18 @@ def test_a_machine_without_a_ceiling_is_told_why() -> None:
         machine({"requests": 1, "events": 1}), cpu="Some CPU", cores=2, now=datetime(2026, 1, 2, tzinfo=UTC)
     )
     assert (ceiling.requests_per_second, ceiling.events_per_second) == (0, 0)
-    assert "  the event loop woke late: 9 ms" in ceiling_lines(ceiling)
-    assert "For 25% of the time the client was ready and had no CPU" in ceiling_lines(ceiling)[-1]
+    text = "\n".join(ceiling_lines(ceiling))
+    assert "no rate of requests/s of 8 tokens that was tried:\n    the event loop woke late: 9 ms" in text
+    assert "For up to 25% of a trial the client was ready and had no CPU" in text
+
+
+def test_one_ladder_without_a_ceiling_hides_nothing_of_the_other() -> None:
+    ceiling = measure_ceiling(
+        machine({"requests": 1, "events": 21}), cpu="Some CPU", cores=2, now=datetime(2026, 1, 2, tzinfo=UTC)
+    )
+    text = "\n".join(ceiling_lines(ceiling))
+    assert "no rate of requests/s" in text
+    assert "  4,000 events/s in answers of 200 tokens" in text
 
 
 @pytest.mark.parametrize("kind", ["requests", "events"])

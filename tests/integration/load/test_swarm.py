@@ -212,7 +212,7 @@ def test_the_web_ui_starts_shows_and_stops_runs(tmp_path: Path, mock_engine: Sta
 
     def rows() -> dict[str, str]:
         stats = requests.get(f"{base}/stats/requests", timeout=5).json()["extended_stats"]
-        return {row["name"]: row["value"] for row in stats[0]["data"]}
+        return {row["figure"]: row["value"] for row in stats[0]["data"]}
 
     with (tmp_path / "log").open("w") as output:
         child = subprocess.Popen(argv, env=bare_environment(), stdout=output, stderr=output)

@@ -23,8 +23,8 @@ _TITLE = "Tokens and verdict"
 
 def extend(web_ui: Any, host: Host) -> None:
     """Add the tab."""
-    # Locust sorts tables by their first column.
-    titles = {"number": "#", "name": "Figure", "value": "Value", "meaning": "Meaning"}
+    # Locust's page sorts every table by its column "name" (webui, Table's defaultSortKey): here that is a number.
+    titles = {"name": "#", "figure": "Figure", "value": "Value", "meaning": "Meaning"}
     columns = [{"key": key, "title": title} for key, title in titles.items()]
     web_ui.template_args |= {
         "extended_tabs": [{"title": _TITLE, "key": _KEY}],
@@ -35,7 +35,7 @@ def extend(web_ui: Any, host: Host) -> None:
     @web_ui.app.after_request  # type: ignore[untyped-decorator]
     def add_rows(response: Response) -> Response:
         if request.path == path and response.is_json and isinstance(response.json, dict):
-            numbered = [{"number": number, **row} for number, row in enumerate(rows_of(host), 1)]
+            numbered = [{"name": number, **row} for number, row in enumerate(rows_of(host), 1)]
             stats = [{"key": _KEY, "data": numbered}]
             response.set_data(json.dumps({**response.json, "extended_stats": stats}))
         return response
@@ -92,7 +92,7 @@ def _causes(line: Progress) -> str:
 
 
 def _row(name: str, value: str, meaning: str) -> dict[str, str]:
-    return {"name": name, "value": value, "meaning": meaning}
+    return {"figure": name, "value": value, "meaning": meaning}
 
 
 def _ms(value: float | None) -> str:

@@ -19,7 +19,7 @@ GOING = Progress(
 
 def rows(**host: Any) -> dict[str, tuple[str, str]]:
     whole = SimpleNamespace(**{"failure": None, "finished": None, "leader": None, "latest": None, **host})
-    return {row["name"]: (row["value"], row["meaning"]) for row in rows_of(cast(Any, whole))}
+    return {row["figure"]: (row["value"], row["meaning"]) for row in rows_of(cast(Any, whole))}
 
 
 def test_a_run_that_goes_on_shows_what_locust_does_not_know() -> None:

@@ -242,10 +242,59 @@ def test_a_second_ctrl_c_ends_everything_at_once(mock_engine: Start, scenario: W
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=20)
     assert child.returncode == 130
-    left = subprocess.run(
-        ["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False
-    ).stdout.split()
-    assert left == []
+    assert _processes_of(folder) == []
+
+
+def test_a_run_whose_command_was_killed_ends_and_leaves_what_it_has(
+    mock_engine: Start, scenario: Write, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    words = ("run", scenario(window="60s"), "--url", mock_engine(), "--output-dir", str(folder))
+    child = subprocess.Popen(
+        cli_argv(*words),
+        env=cli_environment(tmp_path, {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _wait_for(lambda: (folder / "records-0.jsonl").exists())
+    time.sleep(1)
+    child.kill()
+    child.wait()
+    _wait_for((folder / "result.json").exists)
+    result = Ran(0, "", "", folder).result
+    assert result.stopped_because == "whoever started the run is gone"
+    _wait_for(lambda: not _processes_of(folder))
+
+
+def test_prompts_that_the_server_cannot_take_are_refused_before_the_load(
+    cli: Cli, mock_engine: Start, scenario: Write
+) -> None:
+    ran = cli("run", scenario(), "--url", mock_engine("--max-model-len", "50"), "--processes", "2")
+    assert ran.code == 2
+    assert "do not fit into the 50" in _lines(ran)[0]
+
+
+def test_rounds_are_compared_and_results_shown_again(
+    cli: Cli, mock_engine: Start, scenario: Write, tmp_path: Path
+) -> None:
+    path, folders = scenario(window="1s"), [str(tmp_path / name) for name in ("before", "after")]
+    for folder, ttft in zip(folders, ("20", "80"), strict=True):
+        cli("run", path, "--url", mock_engine("--ttft-ms", ttft), "--output-dir", folder)
+    compared = cli("compare", *folders, "--json")
+    (found,) = json.loads(compared.stdout)
+    ttft_sched = next(it for it in found["differences"] if it["name"].startswith("ttft_sched"))
+    assert ttft_sched["direction"] == "worse"
+    # 3, unless the machine was too busy for the client to be believed.
+    assert compared.code in (3, 4)
+    page = tmp_path / "both.html"
+    shown = cli("report", *folders, "--html", str(page))
+    assert shown.code == 0
+    assert page.read_text().startswith("<!doctype html>")
+    again = cli("report", folders[0])
+    assert "requests/s" in again.stdout
+    missing = cli("report", str(tmp_path))
+    assert missing.code == 2
+    assert "result.json: No such file" in missing.stderr
 
 
 def test_a_knee_is_searched_by_whole_runs(
@@ -269,6 +318,11 @@ def test_a_knee_without_a_promise_is_refused(cli: Cli, scenario: Write) -> None:
     ran = cli("knee", scenario(), "--url", "http://127.0.0.1:9")
     assert ran.code == 2
     assert "--slo" in _lines(ran)[1]
+
+
+def _processes_of(folder: Path) -> list[str]:
+    found = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False)
+    return found.stdout.split()
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:

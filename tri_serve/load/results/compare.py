@@ -130,9 +130,11 @@ def _by_requests(base: RunResult, other: RunResult) -> list[Difference]:
             one, two = (latency_draws(run.histograms[name], percent, chance) for run in (base, other))
             few = min(run.figures.latencies[name].count for run in (base, other)) < _FEWEST_FOR_P99
             exact = [_latency(run, name, percent) for run in (base, other)]
-            found.append(
-                _drawn(f"{name} p{percent}", "ms", exact, two / one - 1, judged=percent < 99 or not few)
-            )
+            # What is 0, as between tokens that came in one piece, has no ratio to anything.
+            if min(exact[0], float(one.min())) > 0:
+                found.append(
+                    _drawn(f"{name} p{percent}", "ms", exact, two / one - 1, judged=percent < 99 or not few)
+                )
     rates = [token_rate_draws(run.figures, chance) for run in (base, other)]
     exact = [run.figures.steady.output_tokens_per_second for run in (base, other)]
     if rates[0] is not None and rates[1] is not None and exact[0] > 0:
@@ -140,7 +142,8 @@ def _by_requests(base: RunResult, other: RunResult) -> list[Difference]:
     shares = [run.figures.goodput.share for run in (base, other)]
     if shares[0] and shares[1] is not None:
         one, two = (goodput_draws(run.figures.goodput, chance) for run in (base, other))
-        found.append(_drawn("goodput", "", [shares[0], shares[1]], two / one - 1, higher_is_better=True))
+        if float(one.min()) > 0:
+            found.append(_drawn("goodput", "", [shares[0], shares[1]], two / one - 1, higher_is_better=True))
     return found
 
 

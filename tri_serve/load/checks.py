@@ -24,7 +24,7 @@ def judge(record: Record, item: Item, answer: Answer) -> None:
     found = (
         _empty(record)
         or _short(record, item.check)
-        or _damaged(record, answer)
+        or _damaged(record, item.check, answer)
         or _not_golden(item.check, answer)
         or _not_schema(record, item.check, answer)
         or _not_called(record, item.check, answer)
@@ -56,13 +56,15 @@ def _short(record: Record, check: Check) -> _Found:
     return Outcome.SHORT, f"finish reason {record.finish_reason} under ignore_eos, and no usage was reported"
 
 
-def _damaged(record: Record, answer: Answer) -> _Found:
+def _damaged(record: Record, check: Check, answer: Answer) -> _Found:
     for text in (answer.text, answer.reasoning, *(call.arguments for call in answer.tool_calls)):
         if record.finish_reason == "length":
             # max_tokens may end between the bytes of one character: that is what was asked for.
             text = text.rstrip(_REPLACEMENT)
         count = text.count(_REPLACEMENT)
-        if count:
+        if check.exact_tokens is not None:
+            record.replacements += count
+        elif count:
             return (
                 Outcome.BAD_TEXT,
                 f"U+FFFD {count} times, the first after {text.index(_REPLACEMENT)} characters",

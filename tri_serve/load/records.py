@@ -33,7 +33,7 @@ class Outcome(StrEnum):
     SHORT = "short"
     """Fewer tokens than ``ignore_eos`` with ``max_tokens`` must give."""
     BAD_TEXT = "bad_text"
-    """U+FFFD in the text, or an answer that differs from the golden one."""
+    """U+FFFD in the text of an answer that ended by itself or by ``max_tokens``, or not the golden answer."""
     BAD_JSON = "bad_json"
     """JSON was asked for (a schema, a tool call) and is not what came."""
     CANCELLED = "cancelled"
@@ -104,6 +104,9 @@ class Record:
     usage_reported: bool = False
     intended_input_tokens: int = 0
     intended_output_tokens: int = 0
+    replacements: int = 0
+    """U+FFFD in a text that is not judged: under ``ignore_eos`` a model goes on after its end, in bytes that may be
+    no characters."""
     finish_reason: str = ""
     bytes_received: int = 0
     chat: bool = True

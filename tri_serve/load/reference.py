@@ -39,6 +39,7 @@ def _row(threshold: Threshold) -> str:
         for words, told in (
             ("open loop", threshold.open_loop_only),
             ("where the load is even", threshold.steady_load_only),
+            (f"bounds grow {threshold.grows_with}", threshold.grows is not None),
         )
         if told
     ]

@@ -36,6 +36,15 @@ class Threshold:
     advice: str
     open_loop_only: bool = False
     steady_load_only: bool = False
+    grows: Callable[[Figures], float] | None = None
+    """What both bounds are multiplied by, 1 or more; none: nothing."""
+    grows_with: str = ""
+    """The same in words."""
+
+    def bounds(self, figures: Figures) -> tuple[float, float]:
+        """Above which a run with these figures is doubted, and above which it is not believed."""
+        factor = 1.0 if self.grows is None else self.grows(figures)
+        return self.suspect * factor, self.invalid * factor
 
 
 _NEVER = math.inf
@@ -44,6 +53,24 @@ _MORE_CLIENT = (
     "tri-serve load selftest says what this machine can send"
 )
 _LITTLE_NOISE = 2.0
+_QUICK_TTFT_MS = 100.0
+
+
+def _slowness(figures: Figures) -> float:
+    """Median TTFT in units of 100 ms, at least 1: a slow server's figures bear more lateness of the client."""
+    ttft = figures.latencies.get("ttft")
+    return 1.0 if ttft is None else max(1.0, ttft.p50 / _QUICK_TTFT_MS)
+
+
+_WITH_TTFT = "in proportion where the median TTFT is above 100 ms"
+
+
+def _lag_in_gaps(evidence: Evidence, figures: Figures) -> float | None:
+    """Loop lag p99 ÷ p99 of the gaps between events; lag of less than 1 ms is that of any timer."""
+    gaps, lag = figures.latencies.get("icl"), evidence.loop_lag_p99_ms
+    if gaps is None or lag is None or gaps.p99 <= 0:
+        return None
+    return lag / gaps.p99 if lag > 1 else 0.0
 
 
 def _lag_share(evidence: Evidence, figures: Figures) -> float | None:
@@ -132,7 +159,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "dispatch-lag", "client", "requests were begun with late (p99)",
         lambda evidence, figures: evidence.dispatch_lag_p99_ms, 5.0, 10.0, "ms",
         "a tenth of the shortest promises in use (100 ms of TTFT) is lost in the client at 10 ms",
-        _MORE_CLIENT, open_loop_only=True,
+        _MORE_CLIENT, open_loop_only=True, grows=_slowness, grows_with=_WITH_TTFT,
     ),
     Threshold(
         "dispatch-lag-share", "client", "the client's lateness (p99) against the median TTFT",
@@ -143,8 +170,14 @@ THRESHOLDS: tuple[Threshold, ...] = (
     Threshold(
         "loop-lag", "client", "the event loop woke late (p99, worst process)",
         lambda evidence, figures: evidence.loop_lag_p99_ms, 2.5, 5.0, "ms",
-        "a read is stamped when the loop comes to it: this much is added to every latency",
-        _MORE_CLIENT,
+        "a read is stamped when the loop comes to it: 5% of a TTFT of 100 ms",
+        _MORE_CLIENT, grows=_slowness, grows_with=_WITH_TTFT,
+    ),
+    Threshold(
+        "loop-lag-gaps", "client", "the event loop's lateness (p99) against the gaps between events (p99)",
+        _lag_in_gaps, 0.2, _NEVER, "%",
+        "a gap ends when the loop comes to it: the tail of icl, itl and max_gap is partly the client's own",
+        "read TTFT and TPOT, not the tails of the gaps",
     ),
     Threshold(
         "cpu", "client", "the busiest client process used of one core",

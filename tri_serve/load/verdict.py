@@ -81,8 +81,10 @@ def judge_run(evidence: Evidence, figures: Figures, slo: Slo) -> Verdict:
             value = threshold.measure(evidence, figures)
             if value is None:
                 missing.append(threshold.name)
-            elif value > threshold.suspect:
-                reasons.append(_reason(threshold, value))
+            else:
+                bounds = threshold.bounds(figures)
+                if value > bounds[0]:
+                    reasons.append(_reason(threshold, value, bounds))
     if not figures.outcomes.get("ok"):
         reasons.append(_nothing_answered(figures))
     reasons.sort(key=lambda reason: reason.level is not Level.INVALID)
@@ -123,8 +125,12 @@ def judged_value(threshold: Threshold, evidence: Evidence, figures: Figures) -> 
     else:
         value = threshold.measure(evidence, figures)
         found = "not measured" if value is None else _with_unit(value, threshold.unit)
-    invalid = "–" if math.isinf(threshold.invalid) else _with_unit(threshold.invalid, threshold.unit)
-    return found, _with_unit(threshold.suspect, threshold.unit), invalid
+    suspect, invalid = threshold.bounds(figures)
+    return (
+        found,
+        _with_unit(suspect, threshold.unit),
+        "–" if math.isinf(invalid) else _with_unit(invalid, threshold.unit),
+    )
 
 
 def _first_invalid(verdict: Verdict) -> Reason:
@@ -143,15 +149,15 @@ def _is_meant(threshold: Threshold, evidence: Evidence) -> bool:
     return not (threshold.steady_load_only and evidence.steady_load is False)
 
 
-def _reason(threshold: Threshold, value: float) -> Reason:
-    invalid = value > threshold.invalid
+def _reason(threshold: Threshold, value: float, bounds: tuple[float, float]) -> Reason:
+    invalid = value > bounds[1]
     return Reason(
         name=threshold.name,
         level=Level.INVALID if invalid else Level.SUSPECT,
         cause=threshold.cause,
         what=threshold.what,
         figure=_with_unit(value, threshold.unit),
-        threshold=_with_unit(threshold.invalid if invalid else threshold.suspect, threshold.unit),
+        threshold=_with_unit(bounds[1] if invalid else bounds[0], threshold.unit),
         why=threshold.why,
         advice=threshold.advice,
     )

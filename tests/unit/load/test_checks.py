@@ -48,6 +48,7 @@ _SCHEMA = {
             Outcome.OK,
         ),
         ("가\ufffd다", {}, Check(), Outcome.BAD_TEXT),
+        ("가\ufffd다", {"output_tokens": 3}, Check(exact_tokens=3), Outcome.OK),
         ("가나\ufffd", {}, Check(), Outcome.BAD_TEXT),
         ("가나\ufffd", {"finish_reason": "length"}, Check(), Outcome.OK),
         ("가\ufffd나\ufffd", {"finish_reason": "length"}, Check(), Outcome.BAD_TEXT),

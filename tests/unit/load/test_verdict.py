@@ -77,6 +77,13 @@ SET = {
 }
 
 
+@pytest.fixture(name="quick")
+def _quick(figures):
+    """Figures of a server whose median TTFT is 100 ms, where no bound has grown."""
+    ttft = figures.latencies["ttft"].model_copy(update={"p50": 100.0})
+    return figures.model_copy(update={"latencies": {**figures.latencies, "ttft": ttft}})
+
+
 def judged(figures, slo=Slo(), **changed):  # noqa: B008  (frozen)
     return judge_run(HEALTHY.model_copy(update=changed), figures, slo)
 
@@ -88,9 +95,9 @@ def test_a_healthy_run_is_valid_and_everything_was_measured(figures):
 
 
 @pytest.mark.parametrize("threshold", [it for it in THRESHOLDS if it.name in SET], ids=lambda it: it.name)
-def test_a_threshold_speaks_above_its_bound_and_not_below(figures, threshold):
+def test_a_threshold_speaks_above_its_bound_and_not_below(quick, threshold):
     def found(value):
-        verdict = judged(figures, **SET[threshold.name](value))
+        verdict = judged(quick, **SET[threshold.name](value))
         return next((reason.level for reason in verdict.reasons if reason.name == threshold.name), None)
 
     assert found(threshold.suspect * 0.98) is None
@@ -117,6 +124,34 @@ def test_lag_is_judged_against_the_ttft_it_distorts(figures, changed, level):
     assert [reason.level for reason in verdict.reasons if reason.name == "dispatch-lag-share"] == (
         [level] if level else []
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "ttft", "lag", "level"),
+    [
+        ("dispatch-lag", 50.0, 11.0, Level.INVALID),
+        ("dispatch-lag", 1_000.0, 49.0, None),
+        ("dispatch-lag", 1_000.0, 51.0, Level.SUSPECT),
+        ("dispatch-lag", 1_000.0, 101.0, Level.INVALID),
+        ("loop-lag", 50.0, 5.1, Level.INVALID),
+        ("loop-lag", 1_000.0, 24.0, None),
+        ("loop-lag", 1_000.0, 26.0, Level.SUSPECT),
+        ("loop-lag", 1_000.0, 51.0, Level.INVALID),
+    ],
+)
+def test_a_slow_server_bears_more_lateness_of_the_client(figures, name, ttft, lag, level):
+    slow = figures.latencies["ttft"].model_copy(update={"p50": ttft})
+    figures = figures.model_copy(update={"latencies": {**figures.latencies, "ttft": slow}})
+    reasons = judged(figures, **{name.replace("-", "_") + "_p99_ms": lag}).reasons
+    assert [reason.level for reason in reasons if reason.name == name] == ([level] if level else [])
+
+
+@pytest.mark.parametrize(("lag", "doubted"), [(0.9, False), (1.9, False), (2.1, True)])
+def test_a_late_loop_makes_the_tails_of_gaps_doubtful(figures, lag, doubted):
+    gaps = figures.latencies["icl"].model_copy(update={"p99": 10.0})
+    figures = figures.model_copy(update={"latencies": {**figures.latencies, "icl": gaps}})
+    reasons = judged(figures, loop_lag_p99_ms=lag).reasons
+    assert ("loop-lag-gaps" in [reason.name for reason in reasons]) is doubted
 
 
 @pytest.mark.parametrize(("there", "doubted"), [(100, False), (104, False), (120, True), (80, True)])
@@ -174,7 +209,7 @@ def test_a_load_that_is_meant_to_change_may_grow_a_queue(figures):
 
 def test_the_worst_reason_is_first_and_sets_the_level(figures):
     verdict = judged(figures, ttft_growth=2.0, loop_lag_p99_ms=9.0)
-    assert [reason.name for reason in verdict.reasons] == ["loop-lag", "ttft-growth"]
+    assert [reason.name for reason in verdict.reasons] == ["loop-lag", "loop-lag-gaps", "ttft-growth"]
     assert verdict.level is Level.INVALID
 
 
@@ -226,4 +261,6 @@ def test_every_threshold_has_its_reason_and_its_advice():
     for threshold in THRESHOLDS:
         assert threshold.suspect <= threshold.invalid, threshold.name
         for field in dataclasses.fields(threshold):
-            assert getattr(threshold, field.name) != "" or field.name == "unit", (threshold.name, field.name)
+            optional = field.name in ("unit", "grows_with")
+            assert getattr(threshold, field.name) != "" or optional, (threshold.name, field.name)
+        assert bool(threshold.grows_with) is (threshold.grows is not None), threshold.name

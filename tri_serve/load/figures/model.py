@@ -156,6 +156,8 @@ class Figures(FiguresModel):
     input_tokens: TokenCounts
     output_tokens: TokenCounts
     cached_tokens: int
+    with_replacements: int
+    """Answers with U+FFFD in their text, under ``ignore_eos``, where that is not judged."""
     groups: Mapping[str, GroupFigures]
     slots: tuple[Slot, ...]
     reused_connections: int

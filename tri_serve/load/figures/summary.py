@@ -58,6 +58,7 @@ def summarise(collector: Collector) -> Figures:
         input_tokens=_tokens(collector.input_tokens),
         output_tokens=_tokens(collector.output_tokens),
         cached_tokens=collector.run.cached_tokens,
+        with_replacements=collector.run.with_replacements,
         groups={name: _group(group, window_seconds) for name, group in sorted(collector.groups.items())},
         slots=_slots(collector),
         reused_connections=collector.run.reused,

@@ -35,6 +35,8 @@ class RunTally:
     """Requests of the window that were sent."""
     reused: int = 0
     cached_tokens: int = 0
+    with_replacements: int = 0
+    """Answered with U+FFFD, where that is not judged."""
     completed_in_window: int = 0
     """Answered within it, whenever they were due."""
     residence_ns: int = 0
@@ -79,6 +81,7 @@ class RunTally:
             self.sent += 1
             self.reused += record.reused
             self.cached_tokens += record.cached_tokens if record.ok else 0
+            self.with_replacements += record.ok and record.replacements > 0
             self._growth(record, window)
 
     def _tokens(self, record: Record, window: Window, weight: float) -> None:

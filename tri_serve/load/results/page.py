@@ -10,7 +10,7 @@ from tri_serve.load.results.charts import number, stack
 from tri_serve.load.results.model import RunResult, ServerSide
 from tri_serve.load.results.page_style import STYLE
 from tri_serve.load.results.plots import charts
-from tri_serve.load.results.text import beside
+from tri_serve.load.results.text import beside, replacements
 from tri_serve.load.thresholds import THRESHOLDS
 from tri_serve.load.verdict import SLO_SHARE, Level, Verdict, judged_value
 
@@ -164,6 +164,8 @@ def _requests(figures: Figures) -> Iterator[str]:
             f"<p>Input tokens: {tokens.reported:,} counted by the server, {tokens.intended:,} intended; exact in "
             f"{tokens.exact:,} of {tokens.requests:,} requests, at most {tokens.largest_difference:,} off.</p>"
         )
+    if figures.with_replacements:
+        yield f"<p>{replacements(figures)}.</p>"
 
 
 def _server(server: ServerSide) -> Iterator[str]:

@@ -113,10 +113,20 @@ def _requests(figures: Figures) -> Iterator[str]:
             f"input       {tokens.reported:,} tokens of {tokens.intended:,} intended; "
             f"exact in {tokens.exact:,} of {tokens.requests:,} requests"
         )
+    if figures.with_replacements:
+        yield from _wrapped(replacements(figures), "text        ", " " * 12)
     for detail, count in figures.failure_details.items():
         yield from _wrapped(f"{count:,} x {detail}", "failed      ", " " * 12)
     if figures.details_left_out:
         yield f"failed      {figures.details_left_out:,} x other reasons"
+
+
+def replacements(figures: Figures) -> str:
+    """Said of answers that hold U+FFFD and are not judged by it."""
+    return (
+        f"U+FFFD in {figures.with_replacements:,} answers, not counted as failed: under ignore_eos a model "
+        "writes on after its end, and not always characters"
+    )
 
 
 def _rates(rates: Throughput) -> str:

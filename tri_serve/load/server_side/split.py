@@ -55,12 +55,13 @@ def _part(name: str, mean_ms: float, source: str) -> TtftPart:
 
 def doubts(client_requests: int, counted: dict[str, Buckets | None]) -> tuple[str, ...]:
     """What speaks against subtracting one mean from another: sources that counted other numbers of requests."""
-    remarks = []
+    others: dict[int, list[str]] = {}
     for who, samples in counted.items():
         count = 0 if samples is None else round(samples.count)
         if count and min(count, client_requests) < FEWER * max(count, client_requests):
-            remarks.append(
-                f"ttft split: {who} is the mean of {count} requests, the client's of {client_requests}; "
-                "the parts are of different requests as far as these differ"
-            )
-    return tuple(remarks)
+            others.setdefault(count, []).append(who)
+    return tuple(
+        f"ttft split: {' and '.join(who)} {'are means' if len(who) > 1 else 'is the mean'} of {count} requests, "
+        f"the client's of {client_requests}; the parts are of different requests as far as these differ"
+        for count, who in others.items()
+    )

@@ -169,10 +169,16 @@ def test_ctrl_c_in_a_terminal_gives_a_part_of_a_result(
         child = subprocess.Popen(
             argv, env=bare_environment(), stdout=output, stderr=output, start_new_session=True
         )
-        _wait_for(lambda: "window" in log.read_text())
-        time.sleep(1)
-        os.killpg(child.pid, signal.SIGINT)  # as a terminal does: every process gets it
-        assert child.wait(30) == 130
+        try:
+            _wait_for(lambda: "window" in log.read_text())
+            time.sleep(1)
+            os.killpg(child.pid, signal.SIGINT)  # as a terminal does: every process gets it
+            code = child.wait(60)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+    assert code == 130, log.read_text()
     result = Ran(130, log.read_text(), "", folder).result
     assert not result.complete
     assert result.stopped_because == "Ctrl-C"

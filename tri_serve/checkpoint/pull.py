@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tri_serve.checkpoint.download import Download, Stopped
+from tri_serve.checkpoint.download import Download, Stopped, exclusive
 from tri_serve.checkpoint.hub import Hub, HubFile, HubRevision
 from tri_serve.checkpoint.resolve import (
     check_revision,
@@ -41,6 +41,8 @@ _POLL_SECONDS = 0.2
 _RATE_SECONDS = 15.0
 _SPARE = 256 * 2**20
 """Bytes of a disk that are left alone."""
+_LINKS = "snapshots"
+"""Names the lock of a repository's links; no blob is called so."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB = re.compile(r"[0-9a-f]{40,64}")
 
@@ -110,7 +112,9 @@ def pull(
     _require_disk(repository, wanted.missing, model.source)
     _run(downloads, environ, report, pause)
     try:
-        _link(repository, revision, wanted.files, model.revision or "main")
+        # What is made has fixed names, and a branch may have moved between two pulls: one lock for all commits.
+        with exclusive(repository, _LINKS, threading.Event()):
+            _link(repository, revision, wanted.files, model.revision or "main")
     except OSError as error:
         raise ResourceError(
             f"{model.source} was fetched, and its files could not be given their names in {repository}: "

@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -506,6 +508,25 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
+
+
+def test_pulls_of_one_commit_at_once_do_not_break_each_other(hub: FakeHub) -> None:
+    fetch()
+    snapshot = cache() / "snapshots" / COMMIT
+    names = {file.name for file in snapshot.iterdir()}
+    for _ in range(8):
+        shutil.rmtree(snapshot)
+        begin = threading.Barrier(3)
+
+        def pull_too(begin: threading.Barrier = begin) -> Path:
+            begin.wait(10)
+            return fetch().path
+
+        with ThreadPoolExecutor(3) as pool:
+            paths = [one.result() for one in [pool.submit(pull_too) for _ in range(3)]]
+        assert paths == [snapshot] * 3
+        assert {file.name for file in snapshot.iterdir()} == names
+        assert [path.name for path in (cache() / "refs").iterdir()] == ["main"]
 
 
 def test_a_process_that_is_killed_loses_nothing(hub: FakeHub) -> None:

@@ -14,9 +14,22 @@ _COUNTS = frozenset(
     {"MAX", "MIN", "NUM", "TOTAL", "PER", "BATCHED", "THRESHOLD", "LIMIT", "COUNT", "SIZE", "USE", "ENABLE"}
 )
 """Words of names that count tokens of text, or switch something about them: VLLM_MAX_BAD_WORDS_TOTAL_TOKENS."""
-_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]+@")
-_TOKEN_IN_URL = re.compile(r"""(?<!ssh://)(?<=://)[^/\s:?#"',]+@""")
-"""A name without a password may be a token (``https://TOKEN@host``), but where ssh wants a name alone."""
+_TEXT_IN_URL = r"""(?:(?!://)[^\s"']|["'](?![\s,:\]}]|$))"""
+"""A character of a URL's part; a quote may be one, where it does not end a word of JSON, YAML or a shell."""
+_USER_IN_URL = re.compile(
+    rf"""(?P<scheme>(?:[A-Za-z][A-Za-z0-9+.-]{{0,31}})?)://(?P<user>
+    (?!\[[0-9A-Fa-f:.%]*\])[^/\s:?#"']*:(?!\d{{1,5}}[/?#]){_TEXT_IN_URL}*  # a name, and a password with any sign
+    | [^/\s:?#"']+  # one word: a name or a token
+    )@""",
+    re.VERBOSE,
+)
+"""User information; neither ``[::1]:8000`` nor ``host:8000/`` is any."""
+_SSH_SCHEMES = frozenset({"ssh", "git+ssh"})
+_LOGIN = re.compile(r"[a-z][a-z0-9.-]{0,15}")
+"""A user's name on another machine, as in ``ssh://git@host``; tokens are longer, or have capitals or ``_``."""
+_QUERY = re.compile(rf"""(?P<name>[?&;#][\w.%\[\]-]+=)(?P<value>(?:(?!&|\#){_TEXT_IN_URL})+)""")
+_QUERY_SECRETS = frozenset({"SIG", "SIGNATURE"})
+"""Last words of a query's keys that are secret beside those of variables: presigned URLs have them."""
 _MARKS = frozenset(
     {"BOS", "EOS", "PAD", "UNK", "SEP", "CLS", "MASK", "IMAGE", "AUDIO", "VIDEO", "START", "END"}
 )
@@ -49,8 +62,24 @@ def is_secret_path(path: tuple[str, ...]) -> bool:
 
 
 def mask_urls(text: str) -> str:
-    """``text`` with the secret masked in each ``scheme://user:password@host`` and ``scheme://token@host``."""
-    return _TOKEN_IN_URL.sub(f"{MASK}@", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text))
+    """``text`` with what is secret in its URLs masked: user information, and values such as ``?token=…``.
+
+    A name without a password may be a token (``https://TOKEN@host``), and so may one with a password
+    (``https://TOKEN:x-oauth-basic@host``): only where ssh wants a name, and it looks like one, is it shown.
+    """
+    return _QUERY.sub(_mask_query, _USER_IN_URL.sub(_mask_user, text))
+
+
+def _mask_user(found: re.Match[str]) -> str:
+    scheme, user = found["scheme"], found["user"]
+    name_alone = scheme.lower() in _SSH_SCHEMES and _LOGIN.fullmatch(user)
+    return found[0] if name_alone else f"{scheme}://{MASK}@"
+
+
+def _mask_query(found: re.Match[str]) -> str:
+    words = re.findall(r"[^\W_]+", found["name"])
+    secret = _is_secret_key("_".join(words)) or (bool(words) and words[-1].upper() in _QUERY_SECRETS)
+    return f"{found['name']}{MASK}" if secret else found[0]
 
 
 def mask_arguments(arguments: Iterable[str]) -> tuple[str, ...]:

@@ -78,8 +78,8 @@ class EngineSpec(SpecModel):
     extra_args: tuple[str, ...] = ()
     """Further flags, passed on as they are. Secrets do not belong here: argv is readable by every user."""
     env: dict[VariableName, str] = Field(default={}, repr=False)
-    """Further environment variables of the engine. Values whose name says TOKEN, KEY, SECRET or PASSWORD are
-    never printed. CUDA_VISIBLE_DEVICES names the GPUs of the fleet, which its replicas share out."""
+    """Further environment variables of the engine. Values whose name says TOKEN, KEY, SECRET, PASSWORD, AUTH or
+    the like are never printed. CUDA_VISIBLE_DEVICES names the GPUs of the fleet, which its replicas share out."""
     shutdown_timeout: SecondsOrZero = 30.0
     """Seconds that a stopping engine may use to finish what it has in flight (vLLM's --shutdown-timeout)."""
     start_timeout: Seconds = 600.0

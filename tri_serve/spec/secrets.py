@@ -9,7 +9,23 @@ from collections.abc import Iterable
 MASK = "********"
 
 _SECRET_WORD = re.compile(r"(KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?$", re.IGNORECASE)
-_SECRET_FLAG = re.compile(r"(token|key|secret|password)$", re.IGNORECASE)
+_SECRET_WORDS = frozenset({"AUTHORIZATION", "JWT", "COOKIE", "COOKIES", "BEARER"})
+"""Wherever they stand in a name."""
+_SECRET_ENDS = frozenset({"PASS", "PWD", "PAT", "AUTH", "HEADERS"})
+"""As a name's last word: of SSH_AUTH_SOCK and of vLLM's ``pass_config`` they say nothing. HEADERS are those of
+requests, as in OTEL_EXPORTER_OTLP_HEADERS, which log in with one of them."""
+_DIRECTORIES = frozenset({"PWD", "OLDPWD"})
+"""Variables in which a shell keeps where it is."""
+_SECRET_FLAG = re.compile(
+    r"(token|key|secret|password|passwd|passphrase|credential|[-_](pass|pwd|pat|auth|authorization|jwt|cookie))$",
+    re.IGNORECASE,
+)
+_PASSWORD_WORD = re.compile(r"(SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|PWD)S?$")
+"""What may be all digits; a token or a key that is a number counts something."""
+_LOGIN_VALUE = re.compile(
+    r"""(?P<before>(?:^|[:=,"'])\s*)(?P<scheme>bearer|basic)(?:\s|%20|\+)+[^\s"',;]+""", re.IGNORECASE
+)
+"""What HTTP's Authorization holds, alone or after its name."""
 _COUNTS = frozenset(
     {"MAX", "MIN", "NUM", "TOTAL", "PER", "BATCHED", "THRESHOLD", "LIMIT", "COUNT", "SIZE", "USE", "ENABLE"}
 )
@@ -45,8 +61,12 @@ def is_secret_name(name: str) -> bool:
     Judged word by word, so that TOKENIZERS_PARALLELISM is none.
     """
     words = name.strip().upper().split("_")
-    if any(_SECRET_WORD.search(word) for word in words) or words[-1].endswith("TOKEN"):
+    if any(_SECRET_WORD.search(word) or word in _SECRET_WORDS for word in words) or words[-1].endswith(
+        "TOKEN"
+    ):
         return True
+    if words[-1] in _SECRET_ENDS:
+        return name.strip().upper() not in _DIRECTORIES
     tokens = words[-1].endswith("TOKENS") or any(word.endswith("TOKEN") for word in words)
     return tokens and _COUNTS.isdisjoint(words)
 
@@ -134,35 +154,54 @@ def mask_assignment(said: str) -> str:
 
 
 def _mask_inside(text: str) -> str:
-    """``text`` with what is secret within it masked: in JSON by the names of its keys, and in URLs."""
+    """``text`` with what is secret within it masked: in JSON by the names of its keys, in URLs, and logins."""
     if not text.lstrip().startswith(("{", "[")):
-        return mask_urls(text)
+        return _mask_words(text)
     try:
         value = json.loads(text)
     except (
         ValueError,
         RecursionError,
     ):  # no JSON: where a key of it is secret, its value cannot be told apart
-        return MASK if any(map(_is_secret_key, _JSON_KEY.findall(text))) else mask_urls(text)
+        return MASK if any(map(_is_secret_key, _JSON_KEY.findall(text))) else _mask_words(text)
     masked = _mask_json(value)
     return text if masked == value else json.dumps(masked, ensure_ascii=False)
 
 
-def _mask_json(value: object, *, secret: bool = False) -> object:
-    """``value`` with the text masked that stands below a secret key; numbers count something."""
+def _mask_words(text: str) -> str:
+    return _LOGIN_VALUE.sub(rf"\g<before>\g<scheme> {MASK}", mask_urls(text))
+
+
+def _mask_json(value: object, *, secret: bool = False, password: bool = False) -> object:
+    """``value`` with what stands below a secret key masked; a number only if it can be a password."""
     if isinstance(value, dict):
-        return {key: _mask_json(below, secret=secret or _is_secret_key(key)) for key, below in value.items()}
+        return {
+            key: _mask_json(
+                below, secret=secret or _is_secret_key(key), password=password or _is_password_key(key)
+            )
+            for key, below in value.items()
+        }
     if isinstance(value, list):
-        return [_mask_json(below, secret=secret) for below in value]
+        return [_mask_json(below, secret=secret, password=password) for below in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return MASK if password else value
     if not isinstance(value, str):
         return value
-    return MASK if secret and value else mask_urls(value)
+    return MASK if secret and value else _mask_words(value)
+
+
+def _key_words(key: str) -> list[str]:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", key).upper().split("_")
 
 
 def _is_secret_key(key: str) -> bool:
     """Whether a key of JSON says that its value is a secret: ``password``, ``api-key``, ``accessToken``."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", key).upper().split("_")
+    words = _key_words(key)
     return is_secret_name("_".join(words)) and _MARKS.isdisjoint(words)
+
+
+def _is_password_key(key: str) -> bool:
+    return _PASSWORD_WORD.search(_key_words(key)[-1]) is not None
 
 
 def _mask_below(path: tuple[str, ...], value: object) -> object:

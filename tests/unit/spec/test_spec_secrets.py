@@ -36,13 +36,24 @@ def spec_with(*sets: str) -> Spec:
         "apikey",
         "CLIENT_SECRET",
         "API_KEYS",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "REDIS_PASS",
+        "MYSQL_PWD",
+        "GITHUB_PAT",
+        "AUTH",
+        "PROXY_AUTHORIZATION",
+        "JWT",
+        "SESSION_COOKIE",
     ],
 )
 def test_a_name_that_says_secret_is_one(name: str) -> None:
     assert is_secret_name(name)
 
 
-@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "VLLM_KEYBOARD"])
+@pytest.mark.parametrize(
+    "name",
+    ["TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "VLLM_KEYBOARD", "PWD", "SSH_AUTH_SOCK", "PATH", "COMPASS"],
+)
 def test_a_name_that_only_contains_the_word_is_none(name: str) -> None:
     assert not is_secret_name(name)
 
@@ -77,8 +88,23 @@ def test_a_printed_spec_masks_secrets_and_nothing_else() -> None:
         (('--c={"url": "http://a@b"}',), (f'--c={{"url": "http://{MASK}@b"}}',)),
         (("--c={password: a",), (f"--c={MASK}",)),
         (("--c=https://a@b", "https://a@b"), (f"--c=https://{MASK}@b", f"https://{MASK}@b")),
+        (('--c={"auth": "Bearer a"}',), (f'--c={{"auth": "{MASK}"}}',)),
+        (
+            ('--c={"headers": {"Authorization": "a"}, "headers2": {"Authorization": "a"}}',),
+            (f'--c={{"headers": {{"Authorization": "{MASK}"}}, "headers2": {{"Authorization": "{MASK}"}}}}',),
+        ),
+        (
+            ('{"password": 1234, "db": {"redisPass": [1.5]}}',),
+            (f'{{"password": "{MASK}", "db": {{"redisPass": ["{MASK}"]}}}}',),
+        ),
+        (('{"x": "Bearer a"}',), (f'{{"x": "Bearer {MASK}"}}',)),
+        (("--h", "Authorization: Bearer a"), ("--h", f"Authorization: Bearer {MASK}")),
+        (("Basic a", "x=bearer%20a"), (f"Basic {MASK}", f"x=bearer {MASK}")),
+        (("--proxy-auth", "a", "--redis-pass=a"), ("--proxy-auth", MASK, f"--redis-pass={MASK}")),
         # Counts, switches and marks of text are none, and what holds no secret is left as it was written.
         (('--c={"eos_token":"</s>", "key":1}',), ('--c={"eos_token":"</s>", "key":1}',)),
+        (('{"pass_config":{"a":true}, "password":true}',), ('{"pass_config":{"a":true}, "password":true}',)),
+        (("the basic case", "bearer"), ("the basic case", "bearer")),
         (("{a", "[b"), ("{a", "[b")),
         (("--tokenizer", "a", "--tokenizer=b"), ("--tokenizer", "a", "--tokenizer=b")),
     ],
@@ -147,7 +173,7 @@ def test_a_token_that_says_who_asks_is_one(name: str) -> None:
         ("https://hunter,2@host", f"https://{MASK}@host"),
         ("https://user:hunter/2@host/x", f"https://{MASK}@host/x"),
         ("https://user:hunter?2#@host", f"https://{MASK}@host"),
-        ("https://user:hunter\"2@host", f"https://{MASK}@host"),
+        ('https://user:hunter"2@host', f"https://{MASK}@host"),
         ("https://hunter2@host:8000/a@b", f"https://{MASK}@host:8000/a@b"),
         ("git+ssh://ghp_hunter2@host", f"git+ssh://{MASK}@host"),
         ("ssh://0123456789abcdef0123@host", f"ssh://{MASK}@host"),
@@ -201,6 +227,7 @@ def test_an_assignment_is_shown_without_its_secrets(said: str, shown: str) -> No
 def test_json_in_a_variable_that_holds_a_secret_makes_it_one() -> None:
     assert is_secret_variable("CONFIG", '{"password": "hunter2"}')
     assert is_secret_variable("HTTPS_PROXY", "http://hunter2@proxy")
+    assert is_secret_variable("CONFIG", "Bearer hunter2")
     assert not is_secret_variable("CONFIG", '{"port": 1}')
 
 

@@ -309,6 +309,27 @@ def test_a_file_that_is_to_lie_below_another_is_refused_in_one_line(hub: FakeHub
         fetch()
 
 
+def test_a_list_of_files_without_end_is_not_read_to_it(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_LARGEST_LIST", 2**20)
+    hub.endless = True
+    with pytest.raises(ConnectionFailedError, match="more than 1,048,576 bytes, which is no list of files"):
+        fetch()
+    # What lies in the sockets' buffers was sent, too.
+    assert hub.sent < 64 * 2**20
+
+
+def test_a_config_json_that_is_too_large_is_not_fetched(hub: FakeHub) -> None:
+    hub.siblings = [
+        {"rfilename": "config.json", "size": 2**40, "blobId": "0" * 40},
+        {"rfilename": "model.safetensors", "size": 1, "blobId": "1" * 40},
+    ]
+    with pytest.raises(CheckpointError, match=r"config\.json has 1,099,511,627,776 bytes; at most"):
+        look_ahead(model(), pause=lambda seconds: None)
+    assert not [path for _, path, _ in hub.asked if "/resolve/" in path]
+
+
 @pytest.mark.parametrize("revision", [".", "a/./b", "x\0y", "../main"])
 def test_a_revision_that_no_hub_has_is_not_asked_for(hub: FakeHub, revision: str) -> None:
     with pytest.raises(CheckpointError, match="a branch, tag or commit is needed"):

@@ -185,12 +185,27 @@ class Hub:
         return bytes(body)
 
     def _ask(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
-        """The answer's head; its body is to be streamed."""
-        return self._session.get(
-            self._address + path,
-            headers=headers,
-            stream=True,
-            timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS),
+        """The answer's head; its body is to be streamed. Raises requests' own errors, and ConnectionFailedError for
+        an address that none can be reached at, which trying again does not change."""
+        try:
+            return self._session.get(
+                self._address + path,
+                headers=headers,
+                stream=True,
+                timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS),
+            )
+        except requests.exceptions.InvalidURL as error:
+            raise self._no_address() from error
+        except requests.RequestException:
+            raise
+        # Of the parsers below requests, which it does not catch: Location comes from the other side.
+        except ValueError as error:
+            raise self._no_address() from error
+
+    def _no_address(self) -> ConnectionFailedError:
+        return ConnectionFailedError(
+            f"{self.endpoint} is no address, or leads on to something that is none",
+            hint="check HF_ENDPOINT; a proxy may answer in the hub's place",
         )
 
     def _refuse(self, reply: requests.Response, repository: str, revision: str, file: str | None) -> NoReturn:

@@ -49,6 +49,8 @@ class FakeHub:
     """Whether its list of files has no end."""
     siblings: object = None
     """What it says of its files, if not the truth."""
+    location: str | None = None
+    """Where the large files are said to be, if not where they are."""
     sent: int = 0
     """Bytes of such a list."""
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -170,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "X-Linked-Etag": f'"{hub.sha256(name)}"',
                 "X-Linked-Size": size,
                 # Another host, as the real one's: the token must not go there.
-                "Location": f"http://localhost:{hub.port}/cdn/{hub.sha256(name)}?signature=s",
+                "Location": hub.location or f"http://localhost:{hub.port}/cdn/{hub.sha256(name)}?signature=s",
             }
             self._answer(302, b"", headers)
         else:

@@ -309,9 +309,25 @@ def test_a_file_that_is_to_lie_below_another_is_refused_in_one_line(hub: FakeHub
         fetch()
 
 
-def test_a_list_of_files_without_end_is_not_read_to_it(
-    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "location", ["http://[::1/x", "http://a..b/x", f"http://{'a' * 70}.b/x", "http://h:port/x", "//[/x"]
+)
+def test_a_redirect_to_what_is_no_address_is_one_line(
+    hub: FakeHub, location: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    hub.location = location
+    with pytest.raises(ConnectionFailedError, match="leads on to something that is none"):
+        fetch()
+    assert capfd.readouterr().err == ""
+
+
+def test_an_endpoint_that_is_no_address_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[hub")
+    with pytest.raises(ConnectionFailedError, match=r"^http://\[hub is no address"):
+        fetch()
+
+
+def test_a_list_of_files_without_end_is_not_read_to_it(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_module, "_LARGEST_LIST", 2**20)
     hub.endless = True
     with pytest.raises(ConnectionFailedError, match="more than 1,048,576 bytes, which is no list of files"):

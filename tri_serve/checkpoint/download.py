@@ -156,8 +156,8 @@ class Download:
 def exclusive(repository: Path, name: str, stop: threading.Event) -> Iterator[None]:
     """Held by one at a time, where the hub's own client has its locks; goes with its holder.
 
-    ``repository``: its directory in the cache. ``name``: of the blob, or of what else is made there. Raises Stopped if
-    ``stop`` is set while somebody else holds it, OSError if the cache cannot be written.
+    ``repository``: its directory in the cache. ``name``: of the blob, or of what else is made there. Raises Stopped
+    if ``stop`` is set while somebody else holds it, OSError if the cache cannot be written.
     """
     lock = repository.parent / ".locks" / repository.name / f"{name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

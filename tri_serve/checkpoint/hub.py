@@ -160,17 +160,20 @@ class Hub:
 
     def _get(self, path: str, repository: str, revision: str) -> bytes:
         """What is there, as far as it is a list that could be one of files."""
+        body = b""
         for attempt in range(_ATTEMPTS):
             try:
                 with self._ask(path) as reply:
                     if reply.status_code == 200:
-                        return self._body(reply, repository)
+                        body = self._body(reply, repository)
             except requests.RequestException as error:
                 raise explain(error, self.endpoint) from error
             if reply.status_code not in _BUSY or attempt == _ATTEMPTS - 1:
                 break
             self.pause(pause_seconds(reply, attempt))
-        self._refuse(reply, repository, revision, None)
+        if reply.status_code != 200:
+            self._refuse(reply, repository, revision, None)
+        return body
 
     def _body(self, reply: requests.Response, repository: str) -> bytes:
         body = bytearray()
@@ -178,8 +181,8 @@ class Hub:
             body += chunk
             if len(body) > _LARGEST_LIST:
                 raise ConnectionFailedError(
-                    f"{self.endpoint} answered for {repository} with more than {_LARGEST_LIST:,} bytes, which is no "
-                    "list of files",
+                    f"{self.endpoint} answered for {repository} with more than {_LARGEST_LIST:,} bytes, which is "
+                    "no list of files",
                     hint="HF_ENDPOINT, or a proxy, leads to something that is no hub",
                 )
         return bytes(body)

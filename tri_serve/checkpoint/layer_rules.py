@@ -1,7 +1,7 @@
 """Regular expressions that a checkpoint's config.json brings along: how long one of them can take.
 
-Python's ``re`` tries one way after another, of which ``([\\w.]+)+!`` has more than any machine can try. Nothing ends it
-from outside, so that such an expression is not begun.
+Python's ``re`` tries one way after another, of which ``([\\w.]+)+!`` has more than any machine can try. Nothing
+ends it from outside, so that such an expression is not begun.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MOST_WAYS = 2**22
-"""Of all of a checkpoint's expressions together. Three ``.*`` in a row are 2**21: at most some milliseconds a layer."""
+"""Of all of a checkpoint's expressions together. Three ``.*`` in a row are 2**21: some milliseconds a layer."""
 _LONGEST = 4_096
 """Characters of one expression."""
 _BASE = 2**12
@@ -36,8 +36,8 @@ _TOKEN = re.compile(
 def ways(rules: Iterable[str]) -> int:
     """A bound on the ways to match a layer's name in which all ``rules`` together can be tried.
 
-    At most a little above MOST_WAYS, which also stands for what this does not understand (flags, conditions). Whether
-    Python takes an expression is not judged.
+    At most a little above MOST_WAYS, which also stands for what this does not understand (flags, conditions).
+    Whether Python takes an expression is not judged.
     """
     total = 0
     for rule in rules:

@@ -163,7 +163,7 @@ def select_files(revision: HubRevision, *, remote_code: bool) -> tuple[HubFile, 
     """What an engine reads of a repository, small files first: weights, configuration, tokenizer, chat template.
 
     Never pickles, which run what is in them; Python code only if the user trusts it. Raises CheckpointError if no
-    safetensors are among them, or a name leads out of the directory.
+    safetensors are among them, or a name leads out of the directory or below another one's.
     """
     weights = [file for file in revision.files if fnmatch.fnmatchcase(file.name, "model*.safetensors")]
     chosen = []
@@ -179,6 +179,9 @@ def select_files(revision: HubRevision, *, remote_code: bool) -> tuple[HubFile, 
             top and any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns)
         ) or fnmatch.fnmatchcase(file.name, _TEMPLATES):
             chosen.append(file)
+    folders = {str(folder) for file in chosen for folder in PurePosixPath(file.name).parents}
+    if both := next((file.name for file in chosen if file.name in folders), None):
+        raise CheckpointError(f"{revision.repository} names {both!r} as a file, and files below it")
     if not any(file.name.endswith(".safetensors") for file in chosen):
         pickles = any(fnmatch.fnmatchcase(file.name, p) for file in revision.files for p in _PICKLES)
         raise CheckpointError(

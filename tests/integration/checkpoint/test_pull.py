@@ -302,11 +302,14 @@ def test_a_name_that_is_merely_unusual_is_no_matter(hub: FakeHub) -> None:
     assert "그림\u3000 1.png" in fetch().left_out
 
 
-def test_a_file_that_is_to_lie_below_another_is_refused_in_one_line(hub: FakeHub) -> None:
+def test_a_file_that_is_to_lie_below_another_is_refused_before_anything_is_fetched(hub: FakeHub) -> None:
     for name in ("additional_chat_templates/a.jinja", "additional_chat_templates/a.jinja/b.jinja"):
         hub.files[name] = name.encode()
-    with pytest.raises(ResourceError, match="could not be given their names"):
+    with pytest.raises(
+        CheckpointError, match=r"names 'additional_chat_templates/a\.jinja' as a file, and files"
+    ):
         fetch()
+    assert not [path for _, path, _ in hub.asked if "/resolve/" in path]
 
 
 @pytest.mark.parametrize(
@@ -346,7 +349,7 @@ def test_a_config_json_that_is_too_large_is_not_fetched(hub: FakeHub) -> None:
     assert not [path for _, path, _ in hub.asked if "/resolve/" in path]
 
 
-@pytest.mark.parametrize("revision", [".", "a/./b", "x\0y", "../main"])
+@pytest.mark.parametrize("revision", [".", "a/./b", "x\x9fy", "../main"])
 def test_a_revision_that_no_hub_has_is_not_asked_for(hub: FakeHub, revision: str) -> None:
     with pytest.raises(CheckpointError, match="a branch, tag or commit is needed"):
         fetch(revision=revision)

@@ -73,7 +73,10 @@ WRONG_VALUES = [
         "model: {source: --trust-remote-code}",
         "model.source: found the text '--trust-remote-code': begins with a dash",
     ),
-    ("model: {source: ' /models'}", "model.source: found the text ' /models': has a blank before or after it"),
+    (
+        "model: {source: ' /models'}",
+        "model.source: found the text ' /models': has a blank before or after it",
+    ),
     ("model: {revision: -x}", "model.revision: found the text '-x': begins with a dash"),
     ("model: {revision: a b}", "model.revision: found the text 'a b': has a blank in it"),
     ("engine: {image: --privileged}", "engine.image: found the text '--privileged': begins with a dash"),

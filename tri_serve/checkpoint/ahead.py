@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tri_serve.checkpoint.config_file import CONFIG, read_json_object
+from tri_serve.checkpoint.config_file import CONFIG, MOST_BYTES, read_json_object
 from tri_serve.checkpoint.hub import Hub
 from tri_serve.checkpoint.pull import look_up_wanted
 from tri_serve.errors import CheckpointError
@@ -45,6 +45,11 @@ def look_ahead(
     config = next((file for file in wanted.files if file.name == CONFIG), None)
     if config is None:
         raise CheckpointError(f"{model.source} has no {CONFIG}: that is no checkpoint of transformers")
+    if config.size > MOST_BYTES:
+        raise CheckpointError(
+            f"{model.source}: its {CONFIG} has {config.size:,} bytes; at most {MOST_BYTES:,} are read",
+            hint="that is no configuration: look for another repository of the same model",
+        )
     download = next(download for download in wanted.downloads if download.file.blob == config.blob)
     download.run(Hub(environ, pause=pause), threading.Event())
     return Ahead(

@@ -11,7 +11,7 @@ from typing import Any
 from tri_serve.errors import CheckpointError
 
 CONFIG = "config.json"
-_MOST_BYTES = 128 * 2**20
+MOST_BYTES = 128 * 2**20
 """Of a JSON file; the largest known, a tokenizer of 262,000 tokens, has 33 MB."""
 
 _MOST = sys.float_info.max
@@ -26,9 +26,9 @@ def read_json_object(file: Path, *, hint: str | None = None) -> dict[str, Any]:
         if file.exists() and not file.is_file():
             raise CheckpointError(f"{file}: not a file", path=file, hint=hint)
         with file.open("rb") as stream:
-            text = stream.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise CheckpointError(f"{file}: larger than {_MOST_BYTES:,} bytes", path=file, hint=hint)
+            text = stream.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise CheckpointError(f"{file}: larger than {MOST_BYTES:,} bytes", path=file, hint=hint)
         value = json.loads(text)
     except FileNotFoundError as error:
         raise CheckpointError(f"{file}: no such file", path=file, hint=hint) from error

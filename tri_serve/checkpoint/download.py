@@ -29,6 +29,8 @@ _CHUNK = 2**18
 """What a lost connection may cost: requests drops a chunk that is not full when it breaks."""
 _ATTEMPTS = 5
 """Connections in a row that may bring nothing."""
+_LOCK_SECONDS = 0.1
+"""Between two looks at whether another one has finished."""
 
 
 class Stopped(Exception):  # noqa: N818 -- no error: the user, or another file's failure, ended it
@@ -60,7 +62,7 @@ class Download:
     def run(self, hub: Hub, stop: threading.Event) -> None:
         """Fetch what is missing. Raises Stopped, CheckpointError, ResourceError, ConnectionFailedError."""
         try:
-            with _exclusive(self._partial, stop):
+            with exclusive(self._blob.parents[1], self._blob.name, stop):
                 if not self._is_complete():
                     self._fetch_all(hub, stop)
                     self._check()
@@ -151,17 +153,20 @@ class Download:
 
 
 @contextmanager
-def _exclusive(partial: Path, stop: threading.Event) -> Iterator[None]:
-    """Held by one process at a time, where the hub's own client has its lock; goes with its holder."""
-    cache, repository = partial.parents[2], partial.parents[1].name
-    lock = cache / ".locks" / repository / f"{partial.name.removesuffix('.incomplete')}.lock"
+def exclusive(repository: Path, name: str, stop: threading.Event) -> Iterator[None]:
+    """Held by one at a time, where the hub's own client has its locks; goes with its holder.
+
+    ``repository``: its directory in the cache. ``name``: of the blob, or of what else is made there. Raises Stopped
+    if ``stop`` is set while somebody else holds it, OSError if the cache cannot be written.
+    """
+    lock = repository.parent / ".locks" / repository.name / f"{name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as stream:
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:  # somebody else fetches it
-                if stop.wait(0.5):
+            except BlockingIOError:
+                if stop.wait(_LOCK_SECONDS):
                     raise Stopped from None
         yield

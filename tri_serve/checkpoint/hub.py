@@ -7,6 +7,7 @@ all of it, and it compares no checksums. Routes: https://huggingface.co/docs/hub
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,9 @@ _ATTEMPTS = 5
 _MOST_PAUSE = 30.0
 _LONGEST_TOKEN = 4096
 _LARGEST_FILE = 2**60
+_LARGEST_LIST = 64 * 2**20
+"""Bytes of a repository's list of files: some 150,000 files of about 400 bytes each."""
+_CHUNK = 2**16
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,9 @@ class Hub:
         """
         wanted = revision or "main"
         path = f"/api/models/{repository}/revision/{quote(wanted, safe='')}?blobs=true"
-        reply = self._get(path, repository, wanted)
+        text = self._get(path, repository, wanted)
         try:
-            found: Any = reply.json()
+            found: Any = json.loads(text)
             files = tuple(_file(entry) for entry in found["siblings"])
             commit = str(found["sha"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -148,21 +152,20 @@ class Hub:
         """
         path = f"/{repository}/resolve/{commit}/{quote(file.name)}"
         headers = {"Range": f"bytes={start}-"} if start else {}
-        reply = self._session.get(
-            self._address + path,
-            headers=headers,
-            stream=True,
-            timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS),
-        )
+        reply = self._ask(path, headers)
         if reply.status_code not in (200, 206):
             with reply:
                 self._refuse(reply, repository, commit, file.name)
         return reply
 
-    def _get(self, path: str, repository: str, revision: str) -> requests.Response:
+    def _get(self, path: str, repository: str, revision: str) -> bytes:
+        """What is there, as far as it is a list that could be one of files."""
+        body = b""
         for attempt in range(_ATTEMPTS):
             try:
-                reply = self._session.get(self._address + path, timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS))
+                with self._ask(path) as reply:
+                    if reply.status_code == 200:
+                        body = self._body(reply, repository)
             except requests.RequestException as error:
                 raise explain(error, self.endpoint) from error
             if reply.status_code not in _BUSY or attempt == _ATTEMPTS - 1:
@@ -170,7 +173,43 @@ class Hub:
             self.pause(pause_seconds(reply, attempt))
         if reply.status_code != 200:
             self._refuse(reply, repository, revision, None)
-        return reply
+        return body
+
+    def _body(self, reply: requests.Response, repository: str) -> bytes:
+        body = bytearray()
+        for chunk in reply.iter_content(_CHUNK):
+            body += chunk
+            if len(body) > _LARGEST_LIST:
+                raise ConnectionFailedError(
+                    f"{self.endpoint} answered for {repository} with more than {_LARGEST_LIST:,} bytes, which is "
+                    "no list of files",
+                    hint="HF_ENDPOINT, or a proxy, leads to something that is no hub",
+                )
+        return bytes(body)
+
+    def _ask(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
+        """The answer's head; its body is to be streamed. Raises requests' own errors, and ConnectionFailedError for
+        an address that none can be reached at, which trying again does not change."""
+        try:
+            return self._session.get(
+                self._address + path,
+                headers=headers,
+                stream=True,
+                timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS),
+            )
+        except requests.exceptions.InvalidURL as error:
+            raise self._no_address() from error
+        except requests.RequestException:
+            raise
+        # Of the parsers below requests, which it does not catch: Location comes from the other side.
+        except ValueError as error:
+            raise self._no_address() from error
+
+    def _no_address(self) -> ConnectionFailedError:
+        return ConnectionFailedError(
+            f"{self.endpoint} is no address, or leads on to something that is none",
+            hint="check HF_ENDPOINT; a proxy may answer in the hub's place",
+        )
 
     def _refuse(self, reply: requests.Response, repository: str, revision: str, file: str | None) -> NoReturn:
         """Raise what the hub's refusal means. Its X-Error-Code says more than its status."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tri_serve.checkpoint.download import Download, Stopped
+from tri_serve.checkpoint.download import Download, Stopped, exclusive
 from tri_serve.checkpoint.hub import Hub, HubFile, HubRevision
 from tri_serve.checkpoint.resolve import (
     check_revision,
@@ -41,6 +41,8 @@ _POLL_SECONDS = 0.2
 _RATE_SECONDS = 15.0
 _SPARE = 256 * 2**20
 """Bytes of a disk that are left alone."""
+_LINKS = "snapshots"
+"""Names the lock of a repository's links; no blob is called so."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB = re.compile(r"[0-9a-f]{40,64}")
 
@@ -110,7 +112,9 @@ def pull(
     _require_disk(repository, wanted.missing, model.source)
     _run(downloads, environ, report, pause)
     try:
-        _link(repository, revision, wanted.files, model.revision or "main")
+        # What is made has fixed names, and a branch may have moved between two pulls: one lock for all commits.
+        with exclusive(repository, _LINKS, threading.Event()):
+            _link(repository, revision, wanted.files, model.revision or "main")
     except OSError as error:
         raise ResourceError(
             f"{model.source} was fetched, and its files could not be given their names in {repository}: "
@@ -159,7 +163,7 @@ def select_files(revision: HubRevision, *, remote_code: bool) -> tuple[HubFile, 
     """What an engine reads of a repository, small files first: weights, configuration, tokenizer, chat template.
 
     Never pickles, which run what is in them; Python code only if the user trusts it. Raises CheckpointError if no
-    safetensors are among them, or a name leads out of the directory.
+    safetensors are among them, or a name leads out of the directory or below another one's.
     """
     weights = [file for file in revision.files if fnmatch.fnmatchcase(file.name, "model*.safetensors")]
     chosen = []
@@ -175,6 +179,9 @@ def select_files(revision: HubRevision, *, remote_code: bool) -> tuple[HubFile, 
             top and any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns)
         ) or fnmatch.fnmatchcase(file.name, _TEMPLATES):
             chosen.append(file)
+    folders = {str(folder) for file in chosen for folder in PurePosixPath(file.name).parents}
+    if both := next((file.name for file in chosen if file.name in folders), None):
+        raise CheckpointError(f"{revision.repository} names {both!r} as a file, and files below it")
     if not any(file.name.endswith(".safetensors") for file in chosen):
         pickles = any(fnmatch.fnmatchcase(file.name, p) for file in revision.files for p in _PICKLES)
         raise CheckpointError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tri_serve.checkpoint.config_file import CONFIG, Values, kind, read_config
+from tri_serve.checkpoint.layer_rules import MOST_WAYS, ways
 from tri_serve.errors import CheckpointError
 
 Method = Literal["none", "awq", "gptq", "compressed-tensors", "bitsandbytes"]
@@ -146,6 +147,10 @@ def _compressed_tensors(section: dict[str, Any], values: Values, where: Path) ->
 def _rules(values: Values, key: str) -> tuple[str, ...]:
     """Names of layers and regular expressions, all of which can be understood."""
     rules = values.texts(key)
+    if ways(rule.removeprefix("re:") for rule in rules if rule.startswith("re:")) > MOST_WAYS:
+        raise values.wrong(
+            key, "a list of names and of regular expressions (re:…) that can be tried in a short time"
+        )
     for rule in rules:
         try:
             re.compile(rule.removeprefix("re:") if rule.startswith("re:") else "")

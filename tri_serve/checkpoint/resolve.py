@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tri_serve.errors import CheckpointError
 from tri_serve.spec.engine import ModelSpec
+from tri_serve.spec.secrets import mask_urls
 
 TINY = "tiny:"
 
@@ -45,7 +46,8 @@ def resolve_source(model: ModelSpec, cache: Path, environ: Mapping[str, str] = o
 
     found = "it is not a directory" if directory.exists() else "there is no such directory"
     raise CheckpointError(
-        f"checkpoint {source}: {found}; a directory, a hub name (owner/name) or "
+        # A plan quotes this in its notes.
+        f"checkpoint {mask_urls(source)}: {found}; a directory, a hub name (owner/name) or "
         f"{' '.join(TINY + name for name in TINY_FORMATS)} is allowed",
         path=directory,
         hint=f"a relative path starts from {Path.cwd()}" if not directory.is_absolute() else None,

@@ -14,6 +14,7 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells report a program that Ctrl-C ended."""
 _STREAMS = 3
 """stdin, stdout and stderr."""
+_STDERR = 2
 
 
 def main() -> None:
@@ -39,14 +40,20 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _hold_streams() -> None:
-    """Give streams that were closed (``tri-serve plan >&-``) a file that takes nothing.
+    """Give streams that were closed (``tri-serve plan >&-``) a file in their place.
 
-    Else the first file that is opened would be written to as stdout. Writing results ends in an error.
+    Else the first file that is opened would be written to as stdout, and Python would have None where a stream is
+    asked whether it is a terminal. Writing results ends in an error; what would go to stderr is lost.
     """
     for number in range(_STREAMS):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free: this one
+            # The lowest number that is free: this one.
+            os.open(os.devnull, os.O_WRONLY if number == _STDERR else os.O_RDONLY)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the program
     if sys.stdout is None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the program
+    if sys.stderr is None:
+        sys.stderr = open(_STDERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the program

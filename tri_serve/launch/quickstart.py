@@ -6,6 +6,7 @@ generate, and cut the prompt off the answer.
 
 from __future__ import annotations
 
+from tri_serve.checkpoint.resolve import check_revision
 from tri_serve.errors import LaunchError
 from tri_serve.spec.models import Spec
 
@@ -27,8 +28,10 @@ _LOADERS = {
 def quickstart(spec: Spec, *, command: str) -> str:
     """A Python script that asks the spec's model one question. ``command`` is what made it.
 
-    Raises LaunchError for the tiny checkpoint, which only tri-serve has.
+    Raises LaunchError for the tiny checkpoint, which only tri-serve has, and CheckpointError for a revision that no
+    hub can have.
     """
+    check_revision(spec.model.revision)
     source = spec.model.source
     if source.startswith("tiny:"):
         form = source.partition(":")[2]

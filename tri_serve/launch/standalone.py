@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import PurePosixPath
 
+from tri_serve.checkpoint.resolve import check_revision
 from tri_serve.errors import LaunchError
 from tri_serve.launch import sglang_options
 from tri_serve.launch.config import LaunchConfig
@@ -43,8 +44,10 @@ def standalone_launch(
     ``engine``: the spec's own unless given. ``host``: gateway.host unless given. ``port``: the engine's own
     default unless given. Options are left out that say what this version of the engine does anyway. Variables of
     the spec that are secrets, by name or for a password in a URL, go into ``secret_env``.
-    Raises LaunchError for what that version does not take, and for the tiny checkpoint, which only tri-serve has.
+    Raises LaunchError for what that version does not take, and for the tiny checkpoint, which only tri-serve has;
+    CheckpointError for a revision that no hub can have.
     """
+    check_revision(spec.model.revision)
     spec = _of_kind(spec, engine or spec.engine.kind)
     kind = spec.engine.kind
     gate = version_gate(kind, spec.engine.version)

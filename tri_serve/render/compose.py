@@ -76,7 +76,7 @@ def _service(spec: Spec, config: LaunchConfig, index: int, replicas: int) -> dic
     engine = spec.engine
     entrypoint = COMMANDS[engine.kind]
     service: dict[str, Any] = {
-        "image": _image(engine),
+        "image": _literal(_image(engine)),
         "entrypoint": list(entrypoint),
         "command": [_literal(argument) for argument in config.argv[len(entrypoint) :]],
         "environment": {

@@ -7,7 +7,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tri_serve.spec.fields import Seconds, SecondsOrZero, SpecModel, TokenCount, about_key
+from tri_serve.spec.fields import (
+    ImageName,
+    NoFlag,
+    OneWord,
+    Seconds,
+    SecondsOrZero,
+    SpecModel,
+    TokenCount,
+    about_key,
+)
 
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Quantization = Literal["auto", "none", "awq", "gptq", "compressed-tensors", "bitsandbytes"]
@@ -22,11 +31,11 @@ TESTED_VERSIONS: Mapping[EngineKind, str] = {"vllm": "0.32.0", "sglang": "0.5.23
 class ModelSpec(SpecModel):
     """The model: where its checkpoint is and under which name clients ask for it."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[NoFlag, Field(min_length=1)]
     """A directory with config.json and safetensors files, a hub repository (owner/name), or ``tiny:awq``,
     ``tiny:gptq``, ``tiny:ct``, ``tiny:bnb4``, ``tiny:bf16``: the checkpoint that ships with tri-serve, in that
     format."""
-    revision: str | None = None
+    revision: OneWord | None = None
     """Branch, tag or commit of a hub repository; none means its default branch."""
     served_name: Annotated[
         str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")
@@ -56,7 +65,7 @@ class EngineSpec(SpecModel):
     command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The command that starts the server in place of ``vllm serve``, e.g. ``[/opt/vllm/bin/vllm, serve]``;
     model and flags are appended."""
-    image: str | None = None
+    image: ImageName | None = None
     """A container image with the engine; used by targets that run containers."""
     dtype: Literal["bfloat16", "float16", "float32", "auto"] = "bfloat16"
     """Type of activations and unquantised weights. bfloat16: what the models were trained in."""
@@ -78,8 +87,8 @@ class EngineSpec(SpecModel):
     extra_args: tuple[str, ...] = ()
     """Further flags, passed on as they are. Secrets do not belong here: argv is readable by every user."""
     env: dict[VariableName, str] = Field(default={}, repr=False)
-    """Further environment variables of the engine. Values whose name says TOKEN, KEY, SECRET or PASSWORD are
-    never printed. CUDA_VISIBLE_DEVICES names the GPUs of the fleet, which its replicas share out."""
+    """Further environment variables of the engine. Values whose name says TOKEN, KEY, SECRET, PASSWORD, AUTH or
+    the like are never printed. CUDA_VISIBLE_DEVICES names the GPUs of the fleet, which its replicas share out."""
     shutdown_timeout: SecondsOrZero = 30.0
     """Seconds that a stopping engine may use to finish what it has in flight (vLLM's --shutdown-timeout)."""
     start_timeout: Seconds = 600.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 
@@ -91,6 +91,37 @@ TokenCount = Annotated[
     ),
 ]
 """A number of tokens, or text as vLLM's flags take it: ``8k`` is 8,000 and ``8K`` is 8,192."""
+
+_NO_WORD = re.compile(r"[\s\x00-\x1f\x7f]")
+_IMAGE = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/@\[\]-]*")
+
+
+def no_flag(value: str) -> str:
+    """``value`` if an engine's command line can take it for no flag. Raises ValueError saying why not."""
+    if value.startswith("-"):
+        raise ValueError("begins with a dash, as only flags do")
+    if value.strip() != value:
+        raise ValueError("has a blank before or after it")
+    return value
+
+
+def one_word(value: str) -> str:
+    """``value`` if it is no flag, and has no blanks. Raises ValueError saying why not."""
+    if _NO_WORD.search(value):
+        raise ValueError("has a blank in it")
+    return no_flag(value)
+
+
+def image_name(value: str) -> str:
+    """``value`` if a container's image can be called so. Raises ValueError saying what a name is made of."""
+    if not _IMAGE.fullmatch(no_flag(value)):
+        raise ValueError("no name of an image: letters, digits and . _ : / @ - are allowed")
+    return value
+
+
+NoFlag = Annotated[str, AfterValidator(no_flag)]
+OneWord = Annotated[str, AfterValidator(one_word)]
+ImageName = Annotated[str, AfterValidator(image_name)]
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 """A TCP port; 0 ("any free one") is not taken, since clients must know where to go."""

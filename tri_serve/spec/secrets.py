@@ -9,14 +9,43 @@ from collections.abc import Iterable
 MASK = "********"
 
 _SECRET_WORD = re.compile(r"(KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?$", re.IGNORECASE)
-_SECRET_FLAG = re.compile(r"(token|key|secret|password)$", re.IGNORECASE)
+_SECRET_WORDS = frozenset({"AUTHORIZATION", "JWT", "COOKIE", "COOKIES", "BEARER"})
+"""Wherever they stand in a name."""
+_SECRET_ENDS = frozenset({"PASS", "PWD", "PAT", "AUTH", "HEADERS"})
+"""As a name's last word: of SSH_AUTH_SOCK and of vLLM's ``pass_config`` they say nothing. HEADERS are those of
+requests, as in OTEL_EXPORTER_OTLP_HEADERS, which log in with one of them."""
+_DIRECTORIES = frozenset({"PWD", "OLDPWD"})
+"""Variables in which a shell keeps where it is."""
+_SECRET_FLAG = re.compile(
+    r"(token|key|secret|password|passwd|passphrase|credential|[-_](pass|pwd|pat|auth|authorization|jwt|cookie))$",
+    re.IGNORECASE,
+)
+_PASSWORD_WORD = re.compile(r"(SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|PWD)S?$")
+"""What may be all digits; a token or a key that is a number counts something."""
+_LOGIN_VALUE = re.compile(
+    r"""(?P<before>(?:^|[:=,"'])\s*)(?P<scheme>bearer|basic)(?:\s|%20|\+)+[^\s"',;]+""", re.IGNORECASE
+)
+"""What HTTP's Authorization holds, alone or after its name."""
 _COUNTS = frozenset(
     {"MAX", "MIN", "NUM", "TOTAL", "PER", "BATCHED", "THRESHOLD", "LIMIT", "COUNT", "SIZE", "USE", "ENABLE"}
 )
 """Words of names that count tokens of text, or switch something about them: VLLM_MAX_BAD_WORDS_TOTAL_TOKENS."""
-_PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):[^/\s]+@")
-_TOKEN_IN_URL = re.compile(r"""(?<!ssh://)(?<=://)[^/\s:?#"',]+@""")
-"""A name without a password may be a token (``https://TOKEN@host``), but where ssh wants a name alone."""
+_TEXT_IN_URL = r"""(?:(?!://)[^\s"']|["'](?![\s,:\]}]|$))"""
+"""A character of a URL's part; a quote may be one, where it does not end a word of JSON, YAML or a shell."""
+_USER_IN_URL = re.compile(
+    rf"""(?P<scheme>(?:[A-Za-z][A-Za-z0-9+.-]{{0,31}})?)://(?P<user>
+    (?!\[[0-9A-Fa-f:.%]*\])[^/\s:?#"']*:(?!\d{{1,5}}[/?#]){_TEXT_IN_URL}*  # a name, and a password with any sign
+    | [^/\s:?#"']+  # one word: a name or a token
+    )@""",
+    re.VERBOSE,
+)
+"""User information; neither ``[::1]:8000`` nor ``host:8000/`` is any."""
+_SSH_SCHEMES = frozenset({"ssh", "git+ssh"})
+_LOGIN = re.compile(r"[a-z][a-z0-9.-]{0,15}")
+"""A user's name on another machine, as in ``ssh://git@host``; tokens are longer, or have capitals or ``_``."""
+_QUERY = re.compile(rf"""(?P<name>[?&;#][\w.%\[\]-]+=)(?P<value>(?:(?!&|\#){_TEXT_IN_URL})+)""")
+_QUERY_SECRETS = frozenset({"SIG", "SIGNATURE"})
+"""Last words of a query's keys that are secret beside those of variables: presigned URLs have them."""
 _MARKS = frozenset(
     {"BOS", "EOS", "PAD", "UNK", "SEP", "CLS", "MASK", "IMAGE", "AUDIO", "VIDEO", "START", "END"}
 )
@@ -32,8 +61,12 @@ def is_secret_name(name: str) -> bool:
     Judged word by word, so that TOKENIZERS_PARALLELISM is none.
     """
     words = name.strip().upper().split("_")
-    if any(_SECRET_WORD.search(word) for word in words) or words[-1].endswith("TOKEN"):
+    if any(_SECRET_WORD.search(word) or word in _SECRET_WORDS for word in words) or words[-1].endswith(
+        "TOKEN"
+    ):
         return True
+    if words[-1] in _SECRET_ENDS:
+        return name.strip().upper() not in _DIRECTORIES
     tokens = words[-1].endswith("TOKENS") or any(word.endswith("TOKEN") for word in words)
     return tokens and _COUNTS.isdisjoint(words)
 
@@ -49,8 +82,24 @@ def is_secret_path(path: tuple[str, ...]) -> bool:
 
 
 def mask_urls(text: str) -> str:
-    """``text`` with the secret masked in each ``scheme://user:password@host`` and ``scheme://token@host``."""
-    return _TOKEN_IN_URL.sub(f"{MASK}@", _PASSWORD_IN_URL.sub(rf"\1:{MASK}@", text))
+    """``text`` with what is secret in its URLs masked: user information, and values such as ``?token=…``.
+
+    A name without a password may be a token (``https://TOKEN@host``), and so may one with a password
+    (``https://TOKEN:x-oauth-basic@host``): only where ssh wants a name, and it looks like one, is it shown.
+    """
+    return _QUERY.sub(_mask_query, _USER_IN_URL.sub(_mask_user, text))
+
+
+def _mask_user(found: re.Match[str]) -> str:
+    scheme, user = found["scheme"], found["user"]
+    name_alone = scheme.lower() in _SSH_SCHEMES and _LOGIN.fullmatch(user)
+    return found[0] if name_alone else f"{scheme}://{MASK}@"
+
+
+def _mask_query(found: re.Match[str]) -> str:
+    words = re.findall(r"[^\W_]+", found["name"])
+    secret = _is_secret_key("_".join(words)) or (bool(words) and words[-1].upper() in _QUERY_SECRETS)
+    return f"{found['name']}{MASK}" if secret else found[0]
 
 
 def mask_arguments(arguments: Iterable[str]) -> tuple[str, ...]:
@@ -105,35 +154,54 @@ def mask_assignment(said: str) -> str:
 
 
 def _mask_inside(text: str) -> str:
-    """``text`` with what is secret within it masked: in JSON by the names of its keys, and in URLs."""
+    """``text`` with what is secret within it masked: in JSON by the names of its keys, in URLs, and logins."""
     if not text.lstrip().startswith(("{", "[")):
-        return mask_urls(text)
+        return _mask_words(text)
     try:
         value = json.loads(text)
     except (
         ValueError,
         RecursionError,
     ):  # no JSON: where a key of it is secret, its value cannot be told apart
-        return MASK if any(map(_is_secret_key, _JSON_KEY.findall(text))) else mask_urls(text)
+        return MASK if any(map(_is_secret_key, _JSON_KEY.findall(text))) else _mask_words(text)
     masked = _mask_json(value)
     return text if masked == value else json.dumps(masked, ensure_ascii=False)
 
 
-def _mask_json(value: object, *, secret: bool = False) -> object:
-    """``value`` with the text masked that stands below a secret key; numbers count something."""
+def _mask_words(text: str) -> str:
+    return _LOGIN_VALUE.sub(rf"\g<before>\g<scheme> {MASK}", mask_urls(text))
+
+
+def _mask_json(value: object, *, secret: bool = False, password: bool = False) -> object:
+    """``value`` with what stands below a secret key masked; a number only if it can be a password."""
     if isinstance(value, dict):
-        return {key: _mask_json(below, secret=secret or _is_secret_key(key)) for key, below in value.items()}
+        return {
+            key: _mask_json(
+                below, secret=secret or _is_secret_key(key), password=password or _is_password_key(key)
+            )
+            for key, below in value.items()
+        }
     if isinstance(value, list):
-        return [_mask_json(below, secret=secret) for below in value]
+        return [_mask_json(below, secret=secret, password=password) for below in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return MASK if password else value
     if not isinstance(value, str):
         return value
-    return MASK if secret and value else mask_urls(value)
+    return MASK if secret and value else _mask_words(value)
+
+
+def _key_words(key: str) -> list[str]:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", key).upper().split("_")
 
 
 def _is_secret_key(key: str) -> bool:
     """Whether a key of JSON says that its value is a secret: ``password``, ``api-key``, ``accessToken``."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", key).upper().split("_")
+    words = _key_words(key)
     return is_secret_name("_".join(words)) and _MARKS.isdisjoint(words)
+
+
+def _is_password_key(key: str) -> bool:
+    return _PASSWORD_WORD.search(_key_words(key)[-1]) is not None
 
 
 def _mask_below(path: tuple[str, ...], value: object) -> object:

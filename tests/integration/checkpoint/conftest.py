@@ -5,6 +5,7 @@ huggingface_hub itself downloads from it in one of the tests, so it speaks as th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -44,8 +45,14 @@ class FakeHub:
     is_no_hub: bool = False
     forbidding: dict[str, str] | None = None
     """Headers with which everything is forbidden, if any."""
+    endless: bool = False
+    """Whether its list of files has no end."""
     siblings: object = None
     """What it says of its files, if not the truth."""
+    location: str | None = None
+    """Where the large files are said to be, if not where they are."""
+    sent: int = 0
+    """Bytes of such a list."""
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method and path, and what the request's Range said."""
     authorised: list[str] = field(default_factory=list)
@@ -118,6 +125,15 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._known(repository, revision):
             return
         hub = self.hub
+        if hub.endless:
+            self.send_response(200)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                while not hub.wake.is_set():
+                    self.wfile.write(b" " * 2**16)
+                    hub.sent += 2**16
+            return
         entries = []
         for name, content in hub.files.items():
             large = {
@@ -156,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "X-Linked-Etag": f'"{hub.sha256(name)}"',
                 "X-Linked-Size": size,
                 # Another host, as the real one's: the token must not go there.
-                "Location": f"http://localhost:{hub.port}/cdn/{hub.sha256(name)}?signature=s",
+                "Location": hub.location or f"http://localhost:{hub.port}/cdn/{hub.sha256(name)}?signature=s",
             }
             self._answer(302, b"", headers)
         else:

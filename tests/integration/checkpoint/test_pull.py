@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,14 +302,54 @@ def test_a_name_that_is_merely_unusual_is_no_matter(hub: FakeHub) -> None:
     assert "그림\u3000 1.png" in fetch().left_out
 
 
-def test_a_file_that_is_to_lie_below_another_is_refused_in_one_line(hub: FakeHub) -> None:
+def test_a_file_that_is_to_lie_below_another_is_refused_before_anything_is_fetched(hub: FakeHub) -> None:
     for name in ("additional_chat_templates/a.jinja", "additional_chat_templates/a.jinja/b.jinja"):
         hub.files[name] = name.encode()
-    with pytest.raises(ResourceError, match="could not be given their names"):
+    with pytest.raises(
+        CheckpointError, match=r"names 'additional_chat_templates/a\.jinja' as a file, and files"
+    ):
+        fetch()
+    assert not [path for _, path, _ in hub.asked if "/resolve/" in path]
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1/x", "http://a..b/x", f"http://{'a' * 70}.b/x", "http://h:port/x", "//[/x"]
+)
+def test_a_redirect_to_what_is_no_address_is_one_line(
+    hub: FakeHub, location: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub.location = location
+    with pytest.raises(ConnectionFailedError, match="leads on to something that is none"):
+        fetch()
+    assert capfd.readouterr().err == ""
+
+
+def test_an_endpoint_that_is_no_address_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[hub")
+    with pytest.raises(ConnectionFailedError, match=r"^http://\[hub is no address"):
         fetch()
 
 
-@pytest.mark.parametrize("revision", [".", "a/./b", "x\0y", "../main"])
+def test_a_list_of_files_without_end_is_not_read_to_it(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "_LARGEST_LIST", 2**20)
+    hub.endless = True
+    with pytest.raises(ConnectionFailedError, match="more than 1,048,576 bytes, which is no list of files"):
+        fetch()
+    # What lies in the sockets' buffers was sent, too.
+    assert hub.sent < 64 * 2**20
+
+
+def test_a_config_json_that_is_too_large_is_not_fetched(hub: FakeHub) -> None:
+    hub.siblings = [
+        {"rfilename": "config.json", "size": 2**40, "blobId": "0" * 40},
+        {"rfilename": "model.safetensors", "size": 1, "blobId": "1" * 40},
+    ]
+    with pytest.raises(CheckpointError, match=r"config\.json has 1,099,511,627,776 bytes; at most"):
+        look_ahead(model(), pause=lambda seconds: None)
+    assert not [path for _, path, _ in hub.asked if "/resolve/" in path]
+
+
+@pytest.mark.parametrize("revision", [".", "a/./b", "x\x9fy", "../main"])
 def test_a_revision_that_no_hub_has_is_not_asked_for(hub: FakeHub, revision: str) -> None:
     with pytest.raises(CheckpointError, match="a branch, tag or commit is needed"):
         fetch(revision=revision)
@@ -506,6 +548,25 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
+
+
+def test_pulls_of_one_commit_at_once_do_not_break_each_other(hub: FakeHub) -> None:
+    fetch()
+    snapshot = cache() / "snapshots" / COMMIT
+    names = {file.name for file in snapshot.iterdir()}
+    for _ in range(8):
+        shutil.rmtree(snapshot)
+        begin = threading.Barrier(3)
+
+        def pull_too(begin: threading.Barrier = begin) -> Path:
+            begin.wait(10)
+            return fetch().path
+
+        with ThreadPoolExecutor(3) as pool:
+            paths = [one.result() for one in [pool.submit(pull_too) for _ in range(3)]]
+        assert paths == [snapshot] * 3
+        assert {file.name for file in snapshot.iterdir()} == names
+        assert [path.name for path in (cache() / "refs").iterdir()] == ["main"]
 
 
 def test_a_process_that_is_killed_loses_nothing(hub: FakeHub) -> None:

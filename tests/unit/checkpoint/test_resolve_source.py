@@ -66,7 +66,7 @@ def test_a_hub_name_that_was_not_fetched_says_how_to_fetch_it(
     assert command in str(refused.value.hint)
 
 
-@pytest.mark.parametrize("revision", ["../..", "..", ".", "a//b", "/etc", "a/./b", "x\0y", "m" * 300])
+@pytest.mark.parametrize("revision", ["../..", "..", ".", "a//b", "/etc", "a/./b", "x\x9fy", "m" * 300])
 def test_a_revision_that_no_hub_has_is_refused(tmp_path: Path, hub: Mapping[str, str], revision: str) -> None:
     with pytest.raises(CheckpointError, match="a branch, tag or commit is needed"):
         resolve_source(ModelSpec(source="a/b", revision=revision, served_name="m"), tmp_path, hub)

@@ -231,6 +231,21 @@ def test_results_that_cannot_be_written_are_an_error_in_one_line(
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize("streams", ["2>&-", "2>&- <&-"])
+def test_results_are_written_where_nobody_hears_the_notes_beside_them(streams: str, tmp_path: Path) -> None:
+    command = f"{shlex.join(SCRIPT)} plan show tri-21b-awq --gpu l4 {streams}"
+    # Its licence note has not been shown to anybody, and would go to stderr.
+    done = subprocess.run(
+        ["sh", "-c", command],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0
+    assert "L4" in done.stdout
+
+
 def _state_with_notices(folder: Path) -> Path:
     environ = os.environ | {"XDG_STATE_HOME": str(folder)}
     subprocess.run(

@@ -39,7 +39,7 @@ def test_no_secret_is_printed(secret: str, code: int, form: list[str], capsys: C
 
 
 def test_a_sweep_shows_no_secret(capsys: Capture) -> None:
-    vary = "revision=http://user:hunter2@host"
+    vary = "source=http://user:hunter2@host"
     assert run(["plan", "sweep", "tri-21b-awq", "--gpu", "l4", "--vary", vary, "--json"]) == 0
     assert "hunter2" not in capsys.readouterr().out
 

@@ -116,7 +116,7 @@ def test_a_variable_that_counts_tokens_is_written_and_not_asked_for(capsys: Capt
 
 
 def test_the_command_in_the_file_stays_on_its_line(capsys: Capture) -> None:
-    assert run(["render", "env", *LARGE, "--set-string", "model.revision=a\nrm b"]) == 0
+    assert run(["render", "env", *LARGE, "--set-string", "engine.python=/a\nrm b"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("# Variables for")
 
 

@@ -6,7 +6,7 @@ import tokenize
 
 import pytest
 
-from tri_serve.errors import LaunchError
+from tri_serve.errors import CheckpointError, LaunchError
 from tri_serve.launch.quickstart import quickstart
 from tri_serve.spec.load import load_spec
 from tri_serve.spec.preset import preset_names
@@ -28,6 +28,11 @@ def calls(text: str) -> dict[str, ast.Call]:
 
 def keywords(call: ast.Call) -> dict[str, str]:
     return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg}
+
+
+def test_a_revision_that_leads_out_of_the_repository_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"model\.revision"):
+        script("model.revision=../../x")
 
 
 @pytest.mark.parametrize("preset", LARGE)

@@ -48,6 +48,10 @@ def test_the_user_s_own_image_is_taken(services: Services) -> None:
     assert services("engine.image=registry.example/vllm:1")["engine"]["image"] == "registry.example/vllm:1"
 
 
+def test_an_image_that_looks_like_a_number_stays_text(render: Render) -> None:
+    assert "    image: '1e3'\n" in render("compose", texts=("engine.image=1e3",))
+
+
 def test_an_image_without_the_plugin_that_the_checkpoint_needs_is_refused_with_one_that_has_it(
     services: Services,
 ) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
+from tri_serve.errors import CheckpointError
 from tri_serve.render.text import grouped
 
 Render = Callable[..., str]
@@ -30,6 +33,11 @@ def test_a_secret_of_another_name_is_one_too(render: Render, form: str) -> None:
 
 def test_a_checkpoint_that_is_here_needs_no_token(render: Render, form: str) -> None:
     assert "HF_TOKEN" not in render(form, "model.source=/srv/tri")
+
+
+def test_a_revision_that_leads_out_of_the_repository_is_refused(render: Render, form: str) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.revision is '\.\./\.\./x'"):
+        render(form, "model.revision=../../x")
 
 
 def test_arguments_are_cut_into_lines_before_each_flag() -> None:

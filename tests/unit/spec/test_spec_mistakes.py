@@ -69,6 +69,19 @@ WRONG_VALUES = [
         "found the text '8q'; takes a whole number from 1 to 16777216 or text such as 8k",
     ),
     ("model: {max_model_len: 1.5K}", "found the text '1.5K'; takes a whole number"),
+    (
+        "model: {source: --trust-remote-code}",
+        "model.source: found the text '--trust-remote-code': begins with a dash",
+    ),
+    (
+        "model: {source: ' /models'}",
+        "model.source: found the text ' /models': has a blank before or after it",
+    ),
+    ("model: {revision: -x}", "model.revision: found the text '-x': begins with a dash"),
+    ("model: {revision: a b}", "model.revision: found the text 'a b': has a blank in it"),
+    ("engine: {image: --privileged}", "engine.image: found the text '--privileged': begins with a dash"),
+    ("engine: {image: a b}", "engine.image: found the text 'a b': no name of an image"),
+    ("engine: {image: 'a:${B}'}", "engine.image: found the text 'a:${B}': no name of an image"),
     ("fleet: {target: moon}", "fleet.target: found the text 'moon'; takes one of local, ray"),
     ("engine: {python: a, image: b}", "engine.image: python and image exclude each other"),
 ]

@@ -36,13 +36,24 @@ def spec_with(*sets: str) -> Spec:
         "apikey",
         "CLIENT_SECRET",
         "API_KEYS",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "REDIS_PASS",
+        "MYSQL_PWD",
+        "GITHUB_PAT",
+        "AUTH",
+        "PROXY_AUTHORIZATION",
+        "JWT",
+        "SESSION_COOKIE",
     ],
 )
 def test_a_name_that_says_secret_is_one(name: str) -> None:
     assert is_secret_name(name)
 
 
-@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "VLLM_KEYBOARD"])
+@pytest.mark.parametrize(
+    "name",
+    ["TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS", "VLLM_KEYBOARD", "PWD", "SSH_AUTH_SOCK", "PATH", "COMPASS"],
+)
 def test_a_name_that_only_contains_the_word_is_none(name: str) -> None:
     assert not is_secret_name(name)
 
@@ -77,8 +88,23 @@ def test_a_printed_spec_masks_secrets_and_nothing_else() -> None:
         (('--c={"url": "http://a@b"}',), (f'--c={{"url": "http://{MASK}@b"}}',)),
         (("--c={password: a",), (f"--c={MASK}",)),
         (("--c=https://a@b", "https://a@b"), (f"--c=https://{MASK}@b", f"https://{MASK}@b")),
+        (('--c={"auth": "Bearer a"}',), (f'--c={{"auth": "{MASK}"}}',)),
+        (
+            ('--c={"headers": {"Authorization": "a"}, "headers2": {"Authorization": "a"}}',),
+            (f'--c={{"headers": {{"Authorization": "{MASK}"}}, "headers2": {{"Authorization": "{MASK}"}}}}',),
+        ),
+        (
+            ('{"password": 1234, "db": {"redisPass": [1.5]}}',),
+            (f'{{"password": "{MASK}", "db": {{"redisPass": ["{MASK}"]}}}}',),
+        ),
+        (('{"x": "Bearer a"}',), (f'{{"x": "Bearer {MASK}"}}',)),
+        (("--h", "Authorization: Bearer a"), ("--h", f"Authorization: Bearer {MASK}")),
+        (("Basic a", "x=bearer%20a"), (f"Basic {MASK}", f"x=bearer {MASK}")),
+        (("--proxy-auth", "a", "--redis-pass=a"), ("--proxy-auth", MASK, f"--redis-pass={MASK}")),
         # Counts, switches and marks of text are none, and what holds no secret is left as it was written.
         (('--c={"eos_token":"</s>", "key":1}',), ('--c={"eos_token":"</s>", "key":1}',)),
+        (('{"pass_config":{"a":true}, "password":true}',), ('{"pass_config":{"a":true}, "password":true}',)),
+        (("the basic case", "bearer"), ("the basic case", "bearer")),
         (("{a", "[b"), ("{a", "[b")),
         (("--tokenizer", "a", "--tokenizer=b"), ("--tokenizer", "a", "--tokenizer=b")),
     ],
@@ -132,14 +158,37 @@ def test_a_token_that_says_who_asks_is_one(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("http://u:hunter2@proxy:3128", f"http://u:{MASK}@proxy:3128"),
-        ("a http://:hunter2@b, https://u:hunter@2@c/x", f"a http://:{MASK}@b, https://u:{MASK}@c/x"),
+        ("http://u:hunter2@proxy:3128", f"http://{MASK}@proxy:3128"),
+        ("a http://:hunter2@b, https://u:hunter@2@c/x", f"a http://{MASK}@b, https://{MASK}@c/x"),
         ("https://hunter2@github.com/a, x", f"https://{MASK}@github.com/a, x"),
         ("https://hunter@2@host", f"https://{MASK}@host"),
         ('["http://a.b","c@d"]', '["http://a.b","c@d"]'),
         ("http://proxy:3128/a:b@c", "http://proxy:3128/a:b@c"),
         ("git+ssh://git@github.com/a", "git+ssh://git@github.com/a"),
         ("http://proxy:3128", "http://proxy:3128"),
+        ("https://hf_abc:@host/x", f"https://{MASK}@host/x"),
+        ("https://ghp_TOK:x-oauth-basic@github.com", f"https://{MASK}@github.com"),
+        ("https://hunter:2@3:4@host", f"https://{MASK}@host"),
+        ("https://a@hunter2:b@host", f"https://{MASK}@host"),
+        ("https://hunter,2@host", f"https://{MASK}@host"),
+        ("https://user:hunter/2@host/x", f"https://{MASK}@host/x"),
+        ("https://user:hunter?2#@host", f"https://{MASK}@host"),
+        ('https://user:hunter"2@host', f"https://{MASK}@host"),
+        ("https://hunter2@host:8000/a@b", f"https://{MASK}@host:8000/a@b"),
+        ("git+ssh://ghp_hunter2@host", f"git+ssh://{MASK}@host"),
+        ("ssh://0123456789abcdef0123@host", f"ssh://{MASK}@host"),
+        ("ssh://git:hunter2@host", f"ssh://{MASK}@host"),
+        ("ssh://build.bot@host/a", "ssh://build.bot@host/a"),
+        ("http://[::1]:8000/a@b", "http://[::1]:8000/a@b"),
+        ('["http://a:x","c@d"]', '["http://a:x","c@d"]'),
+        ("http://a:1,https://b:2/x@y", "http://a:1,https://b:2/x@y"),
+        ("https://h/x?a=1&token=hunter2&b=2#c", f"https://h/x?a=1&token={MASK}&b=2#c"),
+        ("/x?key=hunter2", f"/x?key={MASK}"),
+        ("h?sig=hunter2%3D", f"h?sig={MASK}"),
+        ("h?X-Amz-Signature=hunter2&api_key=hunter2", f"h?X-Amz-Signature={MASK}&api_key={MASK}"),
+        ("h?db[password]=hunter2;hunter2", f"h?db[password]={MASK}"),
+        ("h#access_token=hunter2", f"h#access_token={MASK}"),
+        ("h?max_tokens=5&tokenizer=a&design=b", "h?max_tokens=5&tokenizer=a&design=b"),
     ],
 )
 def test_a_password_or_a_token_in_a_url_is_masked(text: str, shown: str) -> None:
@@ -149,7 +198,7 @@ def test_a_password_or_a_token_in_a_url_is_masked(text: str, shown: str) -> None
 def test_a_password_in_a_url_is_shown_nowhere_in_a_spec() -> None:
     old = spec_with(f"engine.env.HTTPS_PROXY=http://u:{SECRET}@proxy")
     new = spec_with(f"engine.env.HTTPS_PROXY=http://u:{SECRET}2@proxy")
-    assert printable(old)["engine"]["env"] == {"HTTPS_PROXY": f"http://u:{MASK}@proxy"}  # type: ignore[index]
+    assert printable(old)["engine"]["env"] == {"HTTPS_PROXY": f"http://{MASK}@proxy"}  # type: ignore[index]
     (change,) = difference(old, new)
     assert str(change) == "engine.env.HTTPS_PROXY: changed (not shown)"
 
@@ -165,7 +214,7 @@ def test_a_password_in_a_url_is_shown_nowhere_in_a_spec() -> None:
         ("engine.extra_args=[--api-key, hunter2]", f'engine.extra_args=["--api-key", "{MASK}"]'),
         ("engine.command=[vllm, --api-key=hunter2]", f'engine.command=["vllm", "--api-key={MASK}"]'),
         ("engine.env={HF_TOKEN: hunter2", f"engine.env={MASK}"),
-        ("engine.env.HTTPS_PROXY=http://u:hunter2@p", f"engine.env.HTTPS_PROXY=http://u:{MASK}@p"),
+        ("engine.env.HTTPS_PROXY=http://u:hunter2@p", f"engine.env.HTTPS_PROXY=http://{MASK}@p"),
         # What holds no secret is left as it was written.
         ("engine.extra_args=[--seed, 1]", "engine.extra_args=[--seed, 1]"),
         ("gateway.port=8001", "gateway.port=8001"),
@@ -178,6 +227,7 @@ def test_an_assignment_is_shown_without_its_secrets(said: str, shown: str) -> No
 def test_json_in_a_variable_that_holds_a_secret_makes_it_one() -> None:
     assert is_secret_variable("CONFIG", '{"password": "hunter2"}')
     assert is_secret_variable("HTTPS_PROXY", "http://hunter2@proxy")
+    assert is_secret_variable("CONFIG", "Bearer hunter2")
     assert not is_secret_variable("CONFIG", '{"port": 1}')
 
 

@@ -17,7 +17,7 @@ from tri_serve.cli.plan_answer import Answer, Asked, answer
 from tri_serve.errors import TooLongError, UsageError
 from tri_serve.plan.catalogue import CPU, load_catalogue
 from tri_serve.plan.result import DemandPlan, SpeedPlan
-from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span, users
+from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span
 from tri_serve.spec.keys import catalogue as spec_keys
 from tri_serve.spec.preset import preset_names
 from tri_serve.spec.secrets import mask_text
@@ -174,7 +174,7 @@ def _cells(row: Row) -> list[str]:
         return ["unknown"]
     length = plan.memory.max_model_len
     return [
-        f"{users(plan.memory):,} x {length:,}",
+        f"{plan.memory.users:,} x {length:,}",
         *([f"{plan.memory.kv_tokens:,}"] if plan.demand is None and plan.slo is None else []),
         *(["-", "-"] if plan.speed is None else _speed_cells(plan.speed, length)),
         *([] if plan.demand is None else _load_cells(plan.demand)),

@@ -8,7 +8,7 @@ from tri_serve.errors import UsageError
 from tri_serve.plan.constraints.request import apply_change
 from tri_serve.plan.facts import Gpu, PlanDevice
 from tri_serve.plan.result import Change, MemoryPlan, Plan
-from tri_serve.plan.words import number, users, users_words
+from tri_serve.plan.words import counted, number, users_words
 from tri_serve.spec.models import Spec
 
 Planner = Callable[[Spec, PlanDevice], Plan]
@@ -88,7 +88,7 @@ def _candidates(memory: MemoryPlan, spec: Spec, device: PlanDevice) -> list[dict
     candidates = []
     if spec.engine.kv_cache_dtype == "auto":
         candidates.append({"engine.kv_cache_dtype": "fp8"})
-    if users(memory) <= _FEW_USERS and memory.max_model_len // 2 >= _LEAST_LENGTH:
+    if memory.users <= _FEW_USERS and memory.max_model_len // 2 >= _LEAST_LENGTH:
         candidates.append({"model.max_model_len": str(memory.max_model_len // 2)})
     return candidates
 
@@ -100,7 +100,7 @@ def _is_better(before: Plan, after: Plan) -> bool:
 def _more_users(before: Plan, after: Plan) -> float:
     assert before.memory is not None
     assert after.memory is not None
-    return users(after.memory) / max(1, users(before.memory))
+    return after.memory.users / max(1, before.memory.users)
 
 
 def _faster(before: Plan, after: Plan) -> float:

@@ -91,6 +91,13 @@ class MemoryPlan(PlanModel):
         """Whether one sequence of full length can run."""
         return self.full_length_sequences >= 1
 
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
+    @property
+    def users(self) -> int:
+        """Sequences of ``max_model_len`` tokens that run at once: whole ones, as KV cache and ``max_num_seqs``
+        allow."""
+        return min(int(self.full_length_sequences), self.max_num_seqs)
+
 
 class Range(PlanModel):
     """A prediction: never one number."""

@@ -76,15 +76,16 @@ def engine_words(plan: Plan) -> str:
     return plan.engine if plan.kernel.startswith("none") else f"{plan.engine}, kernel {plan.kernel}"
 
 
-def users(memory: MemoryPlan) -> int:
-    """Conversations of full length at once: whole ones."""
-    return int(memory.full_length_sequences)
-
-
 def users_words(memory: MemoryPlan) -> str:
-    """``5 users at once with 8,192 tokens each``."""
-    count = users(memory)
-    return f"{count:,} user{'s' * (count != 1)} at once with {memory.max_model_len:,} tokens each"
+    """``5 users at once with 8,192 tokens each``; with what the KV cache could hold where fewer may run."""
+    said = f"{counted(memory.users, 'user')} at once with {memory.max_model_len:,} tokens each"
+    room = int(memory.full_length_sequences)
+    return said if room <= memory.users else f"{said} (KV cache has room for {room:,})"
+
+
+def counted(count: int, what: str) -> str:
+    """``1 user``, ``1,024 users``."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def weights_words(plan: Plan) -> str:

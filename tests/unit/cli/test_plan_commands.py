@@ -22,7 +22,7 @@ from tri_serve.launch.gpus import GpuReading
 from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import MemoryPlan, Plan
-from tri_serve.plan.words import number, users
+from tri_serve.plan.words import number
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -62,6 +62,28 @@ def test_one_screen_says_whether_it_fits_for_how_many_how_fast_and_which_command
     labels = [line.split()[0] for line in lines if line[:1].isalpha()]
     assert labels == ["fits", "model", "engine", "memory", "speed", "change", "tri-serve", "vllm"]
     assert " ".join(captured.err.split()).count("research purposes") == 1
+
+
+def test_users_at_once_are_no_more_than_the_engine_runs_at_once(capsys: Capture, tmp_path: Path) -> None:
+    """On the screen, on the page, in tables and for programs: the smaller of KV cache and max_num_seqs."""
+    few = ["tri-21b-awq", "--gpu", "l4", "--set", "engine.max_num_seqs=2"]
+    assert run(["plan", "show", *few, "--html", str(tmp_path / "plan.html")]) == 0
+    said = "2 users at once with 8,192 tokens each (KV cache has room for 5)"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (tmp_path / "plan.html").read_text()
+    plan = planned(capsys, *few)
+    assert plan.memory is not None
+    assert plan.memory.users == 2
+    assert plan.speed is not None
+    full = [point.batch for point in plan.speed.decode if point.fits and point.context == 8192]
+    assert max(full) == plan.memory.users
+    assert all("user" not in change.effect for change in plan.changes if "kv_cache_dtype" in str(change.keys))
+    assert run(["plan", "compare", "l4", "tri-21b-awq", *few[3:]]) == 0
+    assert "2 x 8,192" in capsys.readouterr().out
+    assert run(["plan", "sweep", "tri-21b-awq", "--gpu", "l4", "--vary", "max_num_seqs=2,32"]) == 0
+    text = capsys.readouterr().out
+    assert "2 x 8,192" in text
+    assert "5 x 8,192" in text
 
 
 @pytest.mark.parametrize(
@@ -163,7 +185,7 @@ def test_another_gpu_gives_what_is_promised_of_it(
         assert here.speed is not None
         assert there.speed is not None
         assert there.memory is not None
-        assert effect.replace(",", "").split()[:2] == [str(users(there.memory)), "users"]
+        assert effect.replace(",", "").split()[:2] == [str(there.memory.users), "users"]
         if there.device.count == here.device.count:
             assert " GPU" not in effect
         else:

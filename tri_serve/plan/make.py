@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tri_serve.errors import TooLongError
 from tri_serve.plan.calibration import shares_for
 from tri_serve.plan.calibration_table import CalibrationTable
-from tri_serve.plan.constraints import Request, check, kernel_expectation
+from tri_serve.plan.constraints import Request, kernel_expectation, remedied
 from tri_serve.plan.demand import check_lengths, plan_demand, plan_slo
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.memory import plan_memory
@@ -69,7 +69,7 @@ def make_plan(
 
     memory = memory_of(device, spec.engine, length)
     request = Request(spec, model, device, memory=memory, planner=memory_of, gpus=larger)
-    findings = check(request)
+    findings = remedied(request)
     speed: SpeedPlan | None = None
     slo: SloPlan | None = None
     demand: DemandPlan | None = None

@@ -15,6 +15,7 @@ from tri_serve.cli.options import SpecSelection, gpu_option, spec_options
 from tri_serve.cli.output import print_notes
 
 if TYPE_CHECKING:
+    from tri_serve.spec.engine import EngineKind
     from tri_serve.spec.load import LoadedSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -123,7 +124,7 @@ def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
             *remarks(loaded.spec),
             *_plan_words(selection),
             *seen_words(loaded.spec, config),
-            *_install_words(unit_name(loaded.spec), config.argv[0]),
+            *_install_words(unit_name(loaded.spec), loaded.spec.engine.kind, config.argv[0]),
         )
     )
 
@@ -142,12 +143,15 @@ def quickstart(selection: SpecSelection, output: Path | None, force: bool) -> No
     print_notices(loaded.notes)
 
 
-def _install_words(name: str, program: str) -> tuple[str, ...]:
+def _install_words(name: str, kind: EngineKind, program: str) -> tuple[str, ...]:
     if program.startswith("/"):
         return ()
+    from tri_serve.launch.standalone import installed_command
+
+    example = ",".join(installed_command(kind))
     return (
         f"{name}.service finds {program} only in systemd's own PATH; if it is elsewhere: "
-        f"--set engine.command=[/opt/vllm/bin/vllm,serve] (yours), for example.",
+        f"--set engine.command=[{example}] (yours), for example.",
     )
 
 

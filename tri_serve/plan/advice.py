@@ -8,7 +8,7 @@ from tri_serve.errors import UsageError
 from tri_serve.plan.constraints.request import apply_change
 from tri_serve.plan.facts import Gpu, PlanDevice
 from tri_serve.plan.result import Change, MemoryPlan, Plan
-from tri_serve.plan.words import counted, number, users_words
+from tri_serve.plan.words import number, users_words
 from tri_serve.spec.models import Spec
 
 Planner = Callable[[Spec, PlanDevice], Plan]
@@ -67,8 +67,8 @@ def _limits(memory: MemoryPlan, spec: Spec, device: PlanDevice, planner: Planner
     if not keys:
         return
     after = planner(apply_change(spec, keys), device)
-    if after.refused or after.memory is None:
-        return
+    if after.refused or after.memory is None or after.memory.users < memory.users:
+        return  # higher limits take room from conversations of full length
     effects = [f"KV cache of {after.memory.kv_tokens:,} tokens in place of {memory.kv_tokens:,}"]
     if after.memory.kv_tokens == memory.kv_tokens:
         effects = []

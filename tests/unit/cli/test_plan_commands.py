@@ -150,6 +150,38 @@ def test_limits_that_do_not_suit_a_device_are_named_with_what_better_ones_bring(
 
 
 @pytest.mark.parametrize(
+    "sets",
+    [
+        ("engine.kind=sglang", "engine.version=0.5.15"),
+        ("engine.extra_args=[--enforce-eager]",),
+        ("engine.max_num_seqs=2",),
+        ("engine.max_num_seqs=64",),
+        ("engine.max_num_seqs=null", "engine.max_num_batched_tokens=null"),
+        ("model.max_model_len=2048", "engine.kv_cache_dtype=fp8"),
+    ],
+)
+def test_no_advice_leaves_fewer_users_than_before(capsys: Capture, sets: tuple[str, ...]) -> None:
+    """Each is followed and compared; what takes the engine's limits up takes room from the KV cache."""
+    options = [word for one in sets for word in ("--set", one)]
+    before = planned(capsys, "tri-21b-awq", "--gpu", "l4", *options)
+    assert before.memory is not None
+    for change in before.changes:
+        more = [word for key, value in change.keys.items() for word in ("--set", f"{key}={value}")]
+        after = planned(capsys, "tri-21b-awq", "--gpu", change.gpu or "l4", *options, *more)
+        assert after.memory is not None
+        assert not after.refused
+        assert after.memory.users >= before.memory.users, change
+
+
+def test_without_cuda_graphs_it_is_said_that_tokens_come_more_slowly(capsys: Capture) -> None:
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "l4", "--set", "engine.extra_args=[--enforce-eager]")
+    (warned,) = (one for one in plan.findings if one.rule == "no-cuda-graphs")
+    assert warned.severity == "warning"
+    assert "more slowly than is said here" in warned.message
+    assert warned.change == {"engine.extra_args": "[]"}
+
+
+@pytest.mark.parametrize(
     ("arguments", "right"),
     [
         (["tri-21b-awq", "l4,h100"], "tri-serve plan compare l4,h100 tri-21b-awq"),

@@ -141,6 +141,23 @@ def test_systemd_s_reader_is_told_where_the_engine_is_looked_for(capsys: Capture
     assert "engine.command" not in capsys.readouterr().err
 
 
+def test_sglang_s_unit_is_told_sglang_s_command_and_vllm_s_is_refused(capsys: Capture) -> None:
+    sglang = ["--set", "engine.kind=sglang", "--set", "engine.version=0.5.15"]
+    assert run(["render", "systemd", *LARGE, *sglang]) == 0
+    captured = capsys.readouterr()
+    assert "--set engine.command=[/opt/sglang/bin/python3,-m,sglang.launch_server]" in captured.err.replace(
+        "\n      ", " "
+    )
+    assert "(owner root, mode 600). This engine needs none.\n" in captured.out
+    command = ["--set", "engine.command=[/opt/vllm/bin/vllm,serve]"]
+    assert run(["render", "systemd", *LARGE, *sglang, *command]) != 0
+    refused = capsys.readouterr().err
+    assert "engine.command: /opt/vllm/bin/vllm serve starts vLLM, and engine.kind is sglang" in refused
+    own = ["--set", "engine.command=[/opt/sglang/bin/python3,-m,sglang.launch_server]"]
+    assert run(["render", "systemd", *LARGE, *sglang, *own]) == 0
+    assert run(["render", "systemd", *LARGE, *own]) != 0
+
+
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from tri_serve.cli.main import run; "

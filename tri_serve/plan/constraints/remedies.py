@@ -1,4 +1,4 @@
-"""What the rules find, with no change named that another rule refuses: each is made, and all rules are asked again."""
+"""What the rules find, naming only changes that work: each is made, and all rules are asked again."""
 
 from __future__ import annotations
 

@@ -169,12 +169,33 @@ def test_nothing_heavy_is_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("size", "refused"), [("2", False), ("4", True)])
-def test_what_a_plan_for_the_named_gpu_refuses_is_said_beside_the_file(
-    size: str, refused: bool, capsys: Capture
+@pytest.mark.parametrize("form", ["shell", "env", "compose", "systemd"])
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("engine.tensor_parallel_size=3",),
+        ("model.max_model_len=65536",),
+        ("engine.device=cpu", "engine.image=an/image:1"),
+    ],
+)
+def test_what_a_plan_for_the_named_gpu_refuses_is_not_written_unless_allowed(
+    form: str, sets: tuple[str, ...], folder: Path, capsys: Capture
 ) -> None:
-    sets = ["--set", "model.source=/srv/tri", "--set", f"engine.tensor_parallel_size={size}"]
-    assert run(["render", "shell", "tri-21b-awq", "--gpu", "l4", *sets]) == 0
+    file = folder / "file"
+    words = ["render", form, *LARGE, "--gpu", "l4", *(word for one in sets for word in ("--set", one))]
+    assert run([*words, "--output", str(file)]) == 12
     captured = capsys.readouterr()
-    assert "exec vllm serve /srv/tri" in captured.out
-    assert ("tri-serve plan refuses this on NVIDIA L4 24 GB" in captured.err) is refused
+    assert not file.exists()
+    assert "tri-serve plan refuses this on NVIDIA L4 24 GB: " in captured.err
+    assert " works; --allow-refused writes the file all the same" in " ".join(captured.err.split())
+    assert run([*words, "--allow-refused", "--output", str(file)]) == 0
+    assert "--allow-refused" in next(line for line in file.read_text().splitlines() if "Generated" in line)
+    first, second = file.read_text().splitlines()[:2]
+    assert (second if first == "#!/bin/sh" else first).startswith(
+        "# tri-serve plan refuses this on NVIDIA L4"
+    )
+
+
+def test_what_a_plan_for_the_named_gpu_allows_is_written(capsys: Capture) -> None:
+    assert run(["render", "shell", *LARGE, "--gpu", "l4", "--set", "engine.tensor_parallel_size=2"]) == 0
+    assert "refuses" not in "".join(capsys.readouterr())

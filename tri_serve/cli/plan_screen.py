@@ -198,5 +198,8 @@ def _changes(changes: Sequence[Change], width: int) -> list[str]:
 
 def _labelled(label: str, text: str, width: int, *, colour: str | None = None) -> list[str]:
     wrapped = textwrap.wrap(text, width - _LABEL, break_on_hyphens=False, break_long_words=False) or [""]
-    head = click.style(label.ljust(_LABEL), fg=colour, bold=colour is not None)
+    filled = label.ljust(_LABEL)
+    head = click.style(filled, fg=colour, bold=True) if colour else click.style(filled, dim=True)
+    if not label:
+        head = filled
     return [head + wrapped[0], *(" " * _LABEL + line for line in wrapped[1:])]

@@ -10,6 +10,7 @@ import click
 
 from tri_serve.cli.columns import Column, columns
 from tri_serve.cli.memory_bar import ASCII_BLOCKS, BLOCKS, bar, legend
+from tri_serve.cli.output import display_width
 from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import Change, DecodePoint, DemandPlan, Finding, MemoryPlan, Plan, SpeedPlan
 from tri_serve.plan.words import (
@@ -139,8 +140,9 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
         )
         for point in _telling(speed.decode)
     ]
-    lines += [" " * _LABEL + line for line in columns(heads, rows, width=width - _LABEL)]
-    return lines
+    table = columns(heads, rows, width=width - _LABEL, fold=True)
+    indent = max(0, min(_LABEL, width - max(map(display_width, table))))
+    return [*lines, *(" " * indent + line for line in table)]
 
 
 def _telling(points: Sequence[DecodePoint]) -> list[DecodePoint]:

@@ -197,7 +197,7 @@ def _load_cells(demand: DemandPlan) -> list[str]:
 
 def _print(heads: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     filled = [[*row, *["-"] * (len(heads) - len(row))] for row in rows]
-    for line in columns(heads, filled, width=terminal_width()):
+    for line in columns(heads, filled, width=terminal_width(), fold=True):
         click.echo(line)
 
 

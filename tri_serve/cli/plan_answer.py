@@ -10,12 +10,13 @@ from pathlib import Path
 from tri_serve.checkpoint.resolve import TINY
 from tri_serve.cli.options import SpecSelection
 from tri_serve.cli.plan_device import AUTO, Chosen, choose
+from tri_serve.cli.plan_stored import stored_otherwise
 from tri_serve.errors import LaunchError, MissingExtraError, UsageError
 from tri_serve.places import cache_dir
 from tri_serve.plan.advice import changes
 from tri_serve.plan.calibration_table import load_tables
 from tri_serve.plan.catalogue import load_catalogue
-from tri_serve.plan.facts import Gpu, PlanDevice
+from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.make import Question, make_plan
 from tri_serve.plan.model import model_facts
 from tri_serve.plan.result import Plan
@@ -121,7 +122,7 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
     warnings: list[str] = []
     tables = load_tables(asked.calibrations, damaged=warnings.append)
 
-    def planner(spec: Spec, device: PlanDevice) -> Plan:
+    def planned(spec: Spec, model: ModelFacts, device: PlanDevice) -> Plan:
         return make_plan(
             spec,
             model=model,
@@ -130,6 +131,9 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
             tables=tables,
             larger=_larger(catalogue, device.gpu),
         )
+
+    def planner(spec: Spec, device: PlanDevice) -> Plan:
+        return planned(spec, model, device)
 
     def elsewhere(gpu: Gpu) -> Plan:
         other = choose(selection, gpu.name)
@@ -140,7 +144,8 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
         plan = plan.model_copy(update={"command": _command(chosen)})
         if advise:
             larger = _larger(catalogue, chosen.device.gpu)
-            more = changes(plan, spec, chosen.device, planner, larger, elsewhere)
+            stored = stored_otherwise(selection, gpu, plan, model, planned)
+            more = changes(plan, spec, chosen.device, planner, larger, elsewhere, stored)
             plan = plan.model_copy(update={"changes": more})
     return Answer(
         plan=plan,

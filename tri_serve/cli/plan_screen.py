@@ -14,6 +14,7 @@ from tri_serve.cli.output import display_width
 from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import Change, DecodePoint, DemandPlan, Finding, MemoryPlan, Plan, SpeedPlan
 from tri_serve.plan.words import (
+    change_words,
     device_words,
     engine_words,
     engines_words,
@@ -193,8 +194,7 @@ def _demand(demand: DemandPlan, width: int) -> list[str]:
 def _changes(changes: Sequence[Change], width: int) -> list[str]:
     lines: list[str] = []
     for change in changes:
-        words = f"{options_of(change.keys, change.gpu)}: {change.effect}"
-        lines += _labelled("" if lines else "change", words, width)
+        lines += _labelled("" if lines else "change", change_words(change), width)
     return lines
 
 

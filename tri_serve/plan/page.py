@@ -75,7 +75,8 @@ def page(
         parts.append(_demand(plan.demand))
     if plan.changes:
         rows = [
-            [_code(options_of(change.keys, change.gpu)), escape(change.effect)] for change in plan.changes
+            [_code(options_of(change.keys, change.gpu, change.preset)), escape(change.effect)]
+            for change in plan.changes
         ]
         parts.append(f"<h2>What to change</h2>\n{_table(['with', 'comes'], rows)}")
     if start is not None:

@@ -240,9 +240,12 @@ class Change(PlanModel):
     """Something that could be asked for instead, and what would come of it."""
 
     keys: dict[str, str]
-    """Keys of the spec and the values to give them."""
+    """Keys of the spec and the values to give them; empty, with neither GPU nor preset: nothing brings what is
+    asked, which ``effect`` says."""
     gpu: str | None = None
     """Another kind of GPU; none: the same."""
+    preset: str | None = None
+    """Another preset: the same model stored otherwise; none: the same."""
     effect: str
     """What is different then, with the numbers."""
 

@@ -6,6 +6,7 @@ import math
 import shlex
 
 from tri_serve.plan.result import (
+    Change,
     DecodePoint,
     DemandPlan,
     MemoryPlan,
@@ -142,7 +143,13 @@ def engines_words(demand: DemandPlan) -> str:
     return f"{some} engine{'s' * (some != '1')}"
 
 
-def options_of(keys: dict[str, str], gpu: str | None = None) -> str:
-    """The options that ask for these values: ``--gpu l40s --set engine.tensor_parallel_size=2``."""
+def options_of(keys: dict[str, str], gpu: str | None = None, preset: str | None = None) -> str:
+    """The arguments that ask for these values: ``tri-21b-awq --gpu l40s --set engine.tensor_parallel_size=2``."""
     sets = (f"--set {shlex.quote(f'{key}={value}')}" for key, value in keys.items())
-    return " ".join([*([f"--gpu {gpu}"] if gpu else []), *sets])
+    return " ".join([*([preset] if preset else []), *([f"--gpu {gpu}"] if gpu else []), *sets])
+
+
+def change_words(change: Change) -> str:
+    """What to ask for, and what comes of it; only the latter where nothing can be asked for."""
+    options = options_of(change.keys, change.gpu, change.preset)
+    return f"{options}: {change.effect}" if options else change.effect

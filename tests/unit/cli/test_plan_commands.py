@@ -37,6 +37,10 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
+MOST_LINES = 26
+"""Of one screen: what two more changes take is worth two lines more than a terminal of 24 has."""
+
+
 def planned(capsys: Capture, *arguments: str, code: int = 0) -> Plan:
     """The plan that a command line prints as JSON."""
     assert run(["plan", "show", *arguments, "--json"]) == code
@@ -58,7 +62,7 @@ def test_one_screen_says_whether_it_fits_for_how_many_how_fast_and_which_command
     assert "vllm serve /path/to/checkpoint" in captured.out
     assert "--gpu " in captured.out
     assert [line for line in lines if display_width(line) > 80] == []
-    assert len(lines) <= 24
+    assert len(lines) <= MOST_LINES
     labels = [line.split()[0] for line in lines if line[:1].isalpha()]
     assert labels == ["fits", "model", "engine", "memory", "speed", "change", "tri-serve", "vllm"]
     assert " ".join(captured.err.split()).count("research purposes") == 1
@@ -100,7 +104,7 @@ def test_the_engines_command_is_cut_into_lines_that_a_shell_reads_as_the_plans_c
 ) -> None:
     assert run(["plan", "show", *arguments]) == 0
     screen = capsys.readouterr().out
-    assert len(screen.splitlines()) <= 24
+    assert len(screen.splitlines()) <= MOST_LINES
     shown = screen.partition("# or the engine alone:\n")[2]
     command = planned(capsys, *arguments).command
     assert command is not None
@@ -226,6 +230,64 @@ def test_another_gpu_gives_what_is_promised_of_it(
             assert f" users on {count} GPU{plural}, " in effect
         faster = there.speed.decode[0].rate.likely / here.speed.decode[0].rate.likely
         assert f"one alone about {number(faster)} times as fast" in effect
+
+
+def advised(capsys: Capture, *arguments: str) -> list[tuple[str | None, str | None, dict[str, str], str]]:
+    changes = planned(capsys, *arguments).changes
+    return [(change.preset, change.gpu, change.keys, change.effect) for change in changes]
+
+
+def test_a_second_gpu_and_the_fastest_of_the_same_memory_are_among_the_changes(capsys: Capture) -> None:
+    changes = advised(capsys, "tri-21b-awq", "--gpu", "l4")
+    (effect,) = (said for _, _, keys, said in changes if keys == {"engine.tensor_parallel_size": "2"})
+    assert " users on 2 GPUs, one alone about " in effect
+    assert next(gpu for _, gpu, _, _ in changes if gpu) == "rtx-4090"
+
+
+def test_what_is_stored_more_slowly_or_larger_is_offered_the_same_model_in_4_bits(capsys: Capture) -> None:
+    before = planned(capsys, "tri-21b-bnb4", "--gpu", "l4")
+    (effect,) = (change.effect for change in before.changes if change.preset == "tri-21b-awq")
+    after = planned(capsys, "tri-21b-awq", "--gpu", "l4")
+    rates = []
+    for plan in (before, after):
+        assert plan.speed is not None
+        rates.append(next(p.rate.likely for p in plan.speed.decode if (p.batch, p.context) == (8, 1024)))
+    assert f"8 users about {number(rates[1] / rates[0])} times as fast" in effect
+
+    four = planned(capsys, "tri-21b-bf16", "--gpu", "l4")
+    assert four.device.count == 4
+    (effect,) = (change.effect for change in four.changes if change.preset == "tri-21b-awq")
+    assert effect.startswith("5 users at once with 8,192 tokens each on one GPU in place of 4")
+    sets = ("--set", "engine.tensor_parallel_size=4")
+    (keys,) = (keys for preset, _, keys, _ in advised(capsys, "tri-21b-bf16", "--gpu", "l4", *sets) if preset)
+    assert keys == {"engine.tensor_parallel_size": "1"}
+    assert not any(preset for preset, _, _, _ in advised(capsys, "tri-21b-awq", "--gpu", "l4"))
+
+
+@pytest.mark.parametrize("rate", [(), ("--request-rate", "2")])
+def test_for_an_slo_that_is_not_kept_what_keeps_it_is_named(capsys: Capture, rate: tuple[str, ...]) -> None:
+    asked = ("--slo", "ttft=300ms", *rate)
+    assert planned(capsys, "tri-21b-awq", "--gpu", "l4", *asked).slo is not None
+    changes = advised(capsys, "tri-21b-awq", "--gpu", "l4", *asked)
+    assert len(changes) >= 2
+    for _, gpu, keys, effect in changes:
+        sets = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+        after = planned(capsys, "tri-21b-awq", "--gpu", gpu or "l4", *sets, *asked)
+        assert after.slo is not None
+        assert after.slo.users.likely >= 1
+        assert effect.startswith(f"keeps the SLO for {after.slo.users.likely:,.0f} user")
+        if rate:
+            assert after.demand is not None
+            assert after.demand.replicas is not None
+            assert f"with {after.demand.replicas.likely:,.0f} engine" in effect
+
+
+def test_where_nothing_keeps_an_slo_that_is_said(capsys: Capture) -> None:
+    (change,) = advised(capsys, "tri-21b-awq", "--gpu", "l4", "--slo", "ttft=1ms")
+    assert change[:3] == (None, None, {})
+    assert "no GPU of the catalogue" in change[3]
+    assert run(["plan", "tri-21b-awq", "--gpu", "l4", "--slo", "ttft=1ms"]) == 0
+    assert "change    no setting that a plan knows keeps the SLO here" in capsys.readouterr().out
 
 
 def test_plan_without_a_command_is_show(capsys: Capture) -> None:

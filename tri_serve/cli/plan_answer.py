@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tri_serve.cli.plan_stored import stored_otherwise
 from tri_serve.errors import LaunchError, MissingExtraError, UsageError
 from tri_serve.places import cache_dir
 from tri_serve.plan.advice import changes
-from tri_serve.plan.calibration_table import load_tables
+from tri_serve.plan.calibration_table import CalibrationTable, load_tables
 from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.make import Question, make_plan
@@ -150,12 +150,31 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
     return Answer(
         plan=plan,
         title=f"{loaded.preset or spec.model.served_name} on {plan.device.title}",
-        notes=(*chosen.notes, *_of_version(spec)),
+        notes=(*chosen.notes, *_of_version(spec), *_unused(tables[: len(asked.calibrations)], plan)),
         warnings=tuple(warnings),
         notices=loaded.notes,
         # What `up` starts and watches over itself is vLLM.
         start=None if plan.refused or spec.engine.kind != "vllm" else _start(selection, gpu, chosen),
     )
+
+
+def _unused(named: Sequence[CalibrationTable], plan: Plan) -> tuple[str, ...]:
+    """What the calibrations that were named hold, where the plan was made without them."""
+    if plan.speed is None:
+        return ()
+    words = []
+    for table in named:
+        if table.file == plan.speed.evidence_file:
+            continue
+        held = dict.fromkeys(
+            f"{entry.gpu} with {entry.engine} {entry.minor} {entry.quantization}"
+            for entry in table.calibrations
+        )
+        words.append(
+            f"{table.file} was not used: it holds {', '.join(held) or 'nothing'}, and this plan is for "
+            f"{plan.device.name} with {plan.engine} {plan.model.quantization.partition(',')[0]}"
+        )
+    return tuple(words)
 
 
 def _of_version(spec: Spec) -> tuple[str, ...]:

@@ -141,6 +141,16 @@ class PrefillPoint(PlanModel):
     """Prompt tokens a second."""
 
 
+class AttainedShare(PlanModel):
+    """Which part of what the device could do an engine attains."""
+
+    of: Literal["bandwidth", "arithmetic, generating", "arithmetic, prompts"]
+    batch: int | None = None
+    """Sequences at once, for the bandwidth; between two of them it is on a straight line over log2."""
+    share: Range
+    basis: Literal["measured", "beyond what was measured", "prior"]
+
+
 class SpeedPlan(PlanModel):
     """How fast one engine should be."""
 
@@ -150,6 +160,10 @@ class SpeedPlan(PlanModel):
     """Which measurements, or which prior."""
     evidence_file: str | None = None
     """The calibration file that holds them; none: a prior."""
+    shares: tuple[AttainedShare, ...] = ()
+    """What the prediction is made with."""
+    step_overhead: Range | None = None
+    """Seconds of each step in which the device waits for the engine."""
     decode: tuple[DecodePoint, ...]
     prefill: tuple[PrefillPoint, ...]
     largest_batch_for_slo: int | None = None

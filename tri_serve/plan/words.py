@@ -59,6 +59,12 @@ def span_with_unit(values: Range, unit: str, scale: float = 1.0) -> str:
     return f"{likely} {unit}" if low == high else f"{likely} {unit} ({low}-{high})"
 
 
+def percent(share: Range) -> str:
+    """``61% (58-64)``."""
+    likely, low, high = (number(100 * value) for value in (share.likely, share.low, share.high))
+    return f"{likely}% ({low}-{high})"
+
+
 def rate_of_each(point: DecodePoint) -> Range:
     """Tokens a second of one sequence among those of ``point``."""
     rate = point.rate

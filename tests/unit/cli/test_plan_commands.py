@@ -22,7 +22,7 @@ from tri_serve.launch.gpus import GpuReading
 from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import MemoryPlan, Plan
-from tri_serve.plan.words import number
+from tri_serve.plan.words import number, percent
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -594,7 +594,32 @@ def test_the_explanation_names_the_calibration_that_was_used(tmp_path: Path, cap
     assert speed is not None
     assert (speed.evidence, speed.evidence_file) == ("calibrated", "mine.json")
     assert run(["plan", "show", *arguments, "--explain"]) == 0
-    assert "  from mine.json\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "  from mine.json\n" in text
+    attained = next(share for share in speed.shares if share.batch == 8)
+    assert attained.basis == "measured"
+    said = " ".join(text.split())
+    assert f"{percent(attained.share)} with 8 at once, measured;" in said
+    assert "with 32 at once, beyond what was measured" in said
+    assert run(["plan", "show", *arguments]) == 0
+    assert "measured up to 8 at once" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_calibration_that_was_named_and_does_not_fit_is_said_to_be_unused(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    point = {"gpu": "l4", "engine": "vllm", "version": "0.32.0", "quantization": "awq", "kind": "decode",
+             "batch": 8, "context": 1024, "tokens_per_second": 110.0, "provenance": "a test"}  # fmt: skip
+    (tmp_path / "points.json").write_text(json.dumps([point]))
+    assert run(["plan", "calibrate", "points.json", "--output", "mine.json"]) == 0
+    capsys.readouterr()
+    assert run(["plan", "tri-21b-awq", "--gpu", "a10", "--calibration", "mine.json"]) == 0
+    captured = capsys.readouterr()
+    assert (
+        "mine.json was not used: it holds l4 with vllm 0.32 awq, and this plan is for a10 with vllm 0.32.0 awq"
+    ) in " ".join(captured.err.split())
+    assert run(["plan", "tri-21b-awq", "--gpu", "l4", "--calibration", "mine.json"]) == 0
+    assert "not used" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,26 @@
+"""Everything that stands in the way, told at once."""
+
+import pytest
+
+from tri_serve.errors import MissingExtraError, ResourceError, TriServeError
+from tri_serve.fleet.problems import Problems
+
+
+def test_one_command_is_told_for_all_optional_parts_that_are_missing() -> None:
+    problems = Problems()
+    errors = [
+        MissingExtraError("gateway", "the gateway"),
+        ResourceError("port 8000 is taken", hint="choose another"),
+        MissingExtraError("ray", "the Ray supervisor", otherwise="run without it: --supervisor process"),
+        MissingExtraError("checkpoint", "making the tiny checkpoint"),
+    ]
+    problems.found = list(errors)
+    with pytest.raises(TriServeError) as refused:
+        problems.raise_any()
+    text = refused.value.message
+    assert text.count("pip install 'tri-serve[local]'") == text.count("pip install") == 1
+    assert all(error.message in text for error in errors)
+    lines = text.splitlines()
+    assert lines[4] == "    hint: pip install 'tri-serve[local]', or run without it: --supervisor process"
+    assert lines[-1] == "    hint: choose another"
+    assert refused.value.exit_code == MissingExtraError.exit_code

@@ -19,6 +19,7 @@ from tri_serve.plan.words import (
     engine_words,
     engines_words,
     evidence_words,
+    fleet_words,
     gib,
     options_of,
     parameters_words,
@@ -26,8 +27,8 @@ from tri_serve.plan.words import (
     seconds,
     slo_words,
     span,
+    too_few_words,
     unknown_speed_words,
-    users_words,
     weights_words,
 )
 from tri_serve.render.text import grouped
@@ -57,6 +58,13 @@ def screen(plan: Plan, *, width: int, unicode: bool = True, start: str | None = 
         lines += _labelled("slo", slo_words(plan.slo), width)
     if plan.demand is not None:
         lines += _demand(plan.demand, width)
+        if few := too_few_words(plan):
+            lines += _labelled(
+                "",
+                few,
+                width,
+                colour="yellow",
+            )
     lines += _changes(plan.changes, width)
     if start:
         lines += ["", *command_lines(start, width)]
@@ -76,7 +84,7 @@ def verdict(plan: Plan, width: int) -> list[str]:
     elif not plan.memory.fits:
         word, colour, rest = "may fit", "yellow", f"on {where}: that is not worked out here"
     else:
-        word, colour, rest = "fits", "green", f"on {where}: {users_words(plan.memory)}"
+        word, colour, rest = "fits", "green", f"on {where}: {fleet_words(plan)}"
     first, *more = textwrap.wrap(f"{word} {rest}", width, subsequent_indent=" " * _LABEL)
     return [click.style(word, fg=colour, bold=True) + first.removeprefix(word), *more]
 
@@ -128,7 +136,7 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
         Column("context", number=True),
         Column("tokens/s each", number=True),
         Column("all together", number=True),
-        Column("first token", number=True),
+        Column("first token alone", number=True),
     )
     firsts = {point.tokens: seconds(point.ttft) for point in speed.prefill}
     rows = [

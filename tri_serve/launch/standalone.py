@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -121,8 +122,8 @@ def _remarks(spec: Spec, engines: int) -> Iterator[str]:
         from tri_serve.launch.plugins import plugin_for
 
         if plugin := plugin_for(spec.engine.kind, spec.engine.version, "bitsandbytes"):
-            packages = " ".join(f"'{package}'" for package in plugin.packages)
-            yield f"vLLM {spec.engine.version} needs more for bitsandbytes, where it runs: pip install {packages}."
+            packages = shlex.join(plugin.packages)
+            yield f"vLLM {spec.engine.version} needs more for bitsandbytes, where it runs: pip install {packages}"
     if engines > 1:
         yield (
             f"{engines} engines, each on a port of its own and none in front of them: `tri-serve up` runs a fleet "

@@ -305,6 +305,8 @@ class Plan(PlanModel):
     kernel: str
     """The kernel that is expected to multiply by the quantised weights: ``Marlin``."""
     findings: tuple[Finding, ...]
+    replicas: int = 1
+    """Engines that ``fleet.replicas`` asks for; the most of them where their number follows the load."""
     memory: MemoryPlan | None
     """None where a refusal leaves nothing to compute."""
     speed: SpeedPlan | None

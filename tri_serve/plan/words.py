@@ -90,6 +90,28 @@ def users_words(memory: MemoryPlan) -> str:
     return said if room <= memory.users else f"{said} (KV cache has room for {room:,})"
 
 
+def fleet_words(plan: Plan) -> str:
+    """``5 users at once with 8,192 tokens each; 15 with 3 engines``: of one, and of all."""
+    if plan.memory is None:
+        return ""
+    said = users_words(plan.memory)
+    return (
+        said
+        if plan.replicas == 1
+        else f"{said}; {plan.replicas * plan.memory.users:,} with {plan.replicas} engines"
+    )
+
+
+def too_few_words(plan: Plan) -> str:
+    """That ``fleet.replicas`` are fewer than the load takes; empty if they are not."""
+    demand = plan.demand
+    if plan.replicas == 1 or demand is None or demand.replicas is None:
+        return ""
+    if demand.replicas.likely <= plan.replicas:
+        return ""
+    return f"fleet.replicas is {plan.replicas}: too few"
+
+
 def counted(count: int, what: str) -> str:
     """``1 user``, ``1,024 users``."""
     return f"{count:,} {what}{'s' * (count != 1)}"
@@ -118,7 +140,7 @@ def slo_words(slo: SloPlan) -> str:
             return f"{asked}: not one such request fits"
         return f"{asked}: not kept even for one user at once: {slo.breaks}"
     some = span(slo.users)
-    many = f"one engine keeps it up to {some} user{'s' * (some != '1')} at once"
+    many = f"one engine keeps it up to {some} user{'s' * (max(kept, round(slo.users.high)) != 1)} at once"
     if not slo.breaks:
         return f"{asked}: {many}, as many as fit"
     return f"{asked}: {many}; {kept + 1:,} would have {slo.breaks}"

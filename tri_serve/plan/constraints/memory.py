@@ -42,8 +42,8 @@ def _free(request: Request) -> Iterator[Found]:
     )
     yield Found(
         "refusal",
-        f"the engine takes {request.spec.engine.gpu_memory_utilization:g} of the {gib(memory.usable)} of "
-        f"{device.gpu.title}{said}: {gib(memory.requested)}, and {gib(free)} are free{context}",
+        f"the engine takes {request.spec.engine.gpu_memory_utilization:g} of the {gib(memory.usable)} that "
+        f"CUDA counts of {device.gpu.title}{said}: {gib(memory.requested)}, and {gib(free)} are free{context}",
         change={"engine.gpu_memory_utilization": f"{works:g}"} if works >= LEAST_SHARE else {},
         advice="or end what else uses the GPU (nvidia-smi lists it)" if others else "",
     )

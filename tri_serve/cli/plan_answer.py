@@ -143,9 +143,9 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
     if not plan.refused:
         plan = plan.model_copy(update={"command": _command(chosen)})
         if advise:
-            larger = _larger(catalogue, chosen.device.gpu)
+            gpus = _by_size(catalogue)
             stored = stored_otherwise(selection, gpu, plan, model, planned)
-            more = changes(plan, spec, chosen.device, planner, larger, elsewhere, stored)
+            more = changes(plan, spec, chosen.device, planner, gpus, elsewhere, stored)
             plan = plan.model_copy(update={"changes": more})
     return Answer(
         plan=plan,
@@ -187,9 +187,14 @@ def _of_version(spec: Spec) -> tuple[str, ...]:
 
 def _larger(catalogue: Mapping[str, Gpu], than: Gpu) -> tuple[Gpu, ...]:
     """The GPUs of the catalogue with more memory or more bandwidth, smallest and slowest first."""
-    others = [gpu for gpu in catalogue.values() if not gpu.is_cpu and gpu.name != than.name]
-    better = [gpu for gpu in others if gpu.memory > than.memory or gpu.bandwidth > than.bandwidth]
-    return tuple(sorted(better, key=lambda gpu: (gpu.memory, gpu.bandwidth)))
+    others = (gpu for gpu in _by_size(catalogue) if gpu.name != than.name)
+    return tuple(gpu for gpu in others if gpu.memory > than.memory or gpu.bandwidth > than.bandwidth)
+
+
+def _by_size(catalogue: Mapping[str, Gpu]) -> tuple[Gpu, ...]:
+    """The GPUs of the catalogue, smallest and slowest first."""
+    gpus = (gpu for gpu in catalogue.values() if not gpu.is_cpu)
+    return tuple(sorted(gpus, key=lambda gpu: (gpu.memory, gpu.bandwidth)))
 
 
 def _command(chosen: Chosen) -> str | None:

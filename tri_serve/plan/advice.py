@@ -63,7 +63,9 @@ def changes(
         if effect := _effect_of_storing(plan, after):
             found.append(Change(keys=keys, preset=preset, effect=effect))
             break
-    found += _gpus(plan, device, others, elsewhere)
+    here = device.gpu
+    larger = [gpu for gpu in others if gpu.memory > here.memory or gpu.bandwidth > here.bandwidth]
+    found += _gpus(plan, device, larger, elsewhere)
     return tuple(found)
 
 

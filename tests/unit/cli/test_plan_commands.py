@@ -290,6 +290,16 @@ def test_where_nothing_keeps_an_slo_that_is_said(capsys: Capture) -> None:
     assert "change    no setting that a plan knows keeps the SLO here" in capsys.readouterr().out
 
 
+def test_a_smaller_gpu_that_computes_faster_may_keep_an_slo(capsys: Capture) -> None:
+    """An L40S has less memory and bandwidth than an A100 80 GB, and reads prompts sooner."""
+    asked = ("--slo", "ttft=220ms")
+    there = planned(capsys, "tri-21b-awq", "--gpu", "l40s", *asked).slo
+    assert there is not None
+    assert there.users.likely >= 1
+    gpus = [gpu for _, gpu, _, _ in advised(capsys, "tri-21b-awq", "--gpu", "a100-80", *asked) if gpu]
+    assert gpus[0] == "l40s"
+
+
 def test_plan_without_a_command_is_show(capsys: Capture) -> None:
     assert run(["plan", "tri-21b-awq", "--gpu", "l4"]) == 0
     short = capsys.readouterr().out

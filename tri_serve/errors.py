@@ -1,8 +1,12 @@
 """Every error that tri-serve raises on purpose, and the exit code each one ends a command with.
 
 TriServeError                      1   a command ran and failed
+├── SloMissedError                 1   a load was answered, but not as promised
 ├── UsageError                     2   the command line asks for something that cannot be
 │   └── TooLongError               2   a length that is asked about is more than the model takes
+├── RegressionError                3   a load result is worse than the one it is compared with
+├── ClientSaturatedError           4   the figures of a load are the client's own, not the server's
+├── ServerUnhealthyError           5   the server failed under a load
 ├── SpecError                     10   tri-serve.yaml (or what overrides it) is wrong
 ├── CheckpointError               11   the checkpoint is missing, damaged or not what the spec says
 ├── LaunchError                   12   no engine of that version takes this configuration
@@ -15,7 +19,7 @@ TriServeError                      1   a command ran and failed
 ├── MissingExtraError             19   an optional part of tri-serve is not installed
 └── SpawnError                    20   a program could not be executed at all
 
-3, 4 and 5 are left free for `tri-serve load`. 130 is Ctrl-C.
+1 to 5 are what `tri-serve load` can end with. 130 is Ctrl-C.
 
 A message is one line: what is wrong, where, what is allowed. `hint` says what to do next.
 """
@@ -39,6 +43,10 @@ class TriServeError(Exception):
         return self.message
 
 
+class SloMissedError(TriServeError):
+    """A load was answered, but not within its SLO."""
+
+
 class UsageError(TriServeError):
     """The command line asks for something that cannot be."""
 
@@ -47,6 +55,24 @@ class UsageError(TriServeError):
 
 class TooLongError(UsageError):
     """A length that is asked about is more than model.max_model_len allows; a shorter one may do."""
+
+
+class RegressionError(TriServeError):
+    """A load result is worse than the one it is compared with, by more than chance."""
+
+    exit_code = 3
+
+
+class ClientSaturatedError(TriServeError):
+    """The client could not send or stamp the load as described: its figures say nothing of the server."""
+
+    exit_code = 4
+
+
+class ServerUnhealthyError(TriServeError):
+    """The server failed under a load: too many failed requests, no answer at all, an engine that died."""
+
+    exit_code = 5
 
 
 class SpecError(TriServeError):

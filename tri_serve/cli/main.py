@@ -74,6 +74,7 @@ COMMANDS: Mapping[str, Entry] = {
         "tri_serve.cli.fleet:down", "Stop everything that up started for the release, and only that."
     ),
     "keys": Entry("tri_serve.cli.keys:keys", "Make and list client keys."),
+    "load": Entry("tri_serve.cli.load:load", "Say what a server does under load, in figures to be believed."),
 }
 
 

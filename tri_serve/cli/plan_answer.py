@@ -21,10 +21,10 @@ from tri_serve.plan.make import Question, make_plan
 from tri_serve.plan.model import model_facts
 from tri_serve.plan.result import Plan
 from tri_serve.plan.server import Load
-from tri_serve.plan.slo import Slo, parse_slo
 from tri_serve.spec.fields import parse_count
 from tri_serve.spec.models import Spec
 from tri_serve.spec.secrets import mask_arguments, mask_assignment
+from tri_serve.spec.slo import Slo, parse_slo
 
 REFUSED = LaunchError.exit_code
 """Exit code of a plan of what cannot work: that of an engine that would not start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -112,8 +113,11 @@ def start_supervisor(paths: ReleasePaths, desired: Desired) -> Supervisor:
 def follow_start(paths: ReleasePaths, supervisor: Supervisor) -> Iterator[FleetState | None]:
     """States while the fleet starts, several a second (None: not known yet); ends when it runs.
 
-    Raises what kept it from starting.
+    They are those that the supervisor writes: to ask it each time would have it ask every gateway, through Ray
+    perhaps, on cores that the engines need. Raises what kept it from starting.
     """
+    state: FleetState | None = None
+    written: tuple[int, int] | None = None
     while True:
         if supervisor.poll() is not None:
             state = read_state(paths.state)
@@ -124,15 +128,15 @@ def follow_start(paths: ReleasePaths, supervisor: Supervisor) -> Iterator[FleetS
                 f"the supervisor ended with exit code {supervisor.returncode}: "
                 + (" / ".join(tail) or "no words")
             )
-        state = None
-        if paths.control_socket.exists():
-            try:
-                state = live_state(paths)
-            except FleetError:
-                state = None  # it is just starting, or just ending: the next round tells
-        yield state
+        with contextlib.suppress(FileNotFoundError):
+            file = paths.state.stat()
+            if (file.st_ino, file.st_mtime_ns) != written:
+                state, written = read_state(paths.state), (file.st_ino, file.st_mtime_ns)
         if state is not None and state.phase is FleetPhase.RUNNING:
-            return
+            with contextlib.suppress(FleetError):  # it is just ending: the next round tells
+                yield live_state(paths)
+                return
+        yield state
         time.sleep(_POLL)
 
 

@@ -45,9 +45,9 @@ class Ending(Enum):
     ENDED = auto()
     """The client had part of the answer: it was told that no more comes."""
     RETRIED = auto()
-    """Another replica was asked."""
+    """Another replica was asked, or it waits for one."""
     REFUSED = auto()
-    """Nobody else was there, or the attempts were used up: 503."""
+    """Nobody else was there or expected, or the attempts were used up: 503."""
 
 
 class Exchange:
@@ -65,6 +65,7 @@ class Exchange:
         "_paused",
         "_replica",
         "_request",
+        "_retry_reason",
         "_started",
         "_status",
         "_streaming",
@@ -72,12 +73,15 @@ class Exchange:
         "_worker",
         "state",
         "takes_raw_chunks",
+        "waited",
     )
 
     def __init__(self, worker: Worker, client: ClientConnection, request: Request) -> None:
         self.state = State.WAITING
         # HTTP/1.0 knows no chunks.
         self.takes_raw_chunks = request.version_1_1
+        # Seconds for which no replica was ready, up to when it was last sent; the waiting room keeps this.
+        self.waited = 0.0
         self._worker = worker
         self._client = client
         self._request = request
@@ -87,6 +91,8 @@ class Exchange:
         self._connection: EngineConnection | None = None
         self._tried: list[Replica] = []
         self._attempts = 0
+        # Why the next attempt is not the first one, while it has not been made.
+        self._retry_reason: str | None = None
         self._paused = False
         self._events = 0
         self._forget_answer()
@@ -108,6 +114,9 @@ class Exchange:
         if replica is not None:
             self._attempts += 1
             self._tried.append(replica)
+            if self._retry_reason is not None:
+                worker.metrics.count(names.RETRIES, self._retry_reason)
+                self._retry_reason = None
             self._send_to(replica)
         elif worker.waiting.take(self):
             self._client.expect_answer(math.inf)  # its engine's time has not begun
@@ -134,7 +143,9 @@ class Exchange:
         self._refuse_unsent()
 
     def _refuse_unsent(self) -> None:
-        if self._attempts:
+        if self._retry_reason == "drained":
+            self._refuse(replies.replica_drained())
+        elif self._attempts:
             self._refuse(replies.engine_unreachable(self._attempts))
         else:
             self._refuse(replies.no_replica(draining=self._worker.draining))
@@ -257,11 +268,12 @@ class Exchange:
         replica = self._replica
         self._leave_replica()
         if replica is not None and stale:
-            worker.metrics.count(names.RETRIES, "stale_connection")
             if replica.ready:
+                worker.metrics.count(names.RETRIES, "stale_connection")
                 self._send_to(replica)
             else:  # it may not be sent anything any more, and has not been
                 self._attempts -= 1
+                self._retry_reason = "stale_connection"
                 self.start()
             return
         if replica is not None:
@@ -277,26 +289,25 @@ class Exchange:
             return
         self._forget_answer()
         if self._attempts < worker.limits.attempts and not worker.draining_is_over:
-            worker.metrics.count(names.RETRIES, reason)
+            self._retry_reason = reason
             self.start()
         else:
             self._refuse(replies.engine_unreachable(self._attempts))
 
     def replica_drained(self) -> Ending:
         """The time that a draining replica had for its requests is over: leave it."""
-        replica = self._replica
         self._give_up_connection()
         self._leave_replica()
         if self.state is State.RELAYING:
             self._lose_stream("drained", "the replica that was answering is drained", code="replica_drained")
             return Ending.ENDED
         self._forget_answer()
-        if replica is None or not self._can_try_another():
-            self._refuse(replies.replica_drained())
-            return Ending.REFUSED
-        self._worker.metrics.count(names.RETRIES, "drained")
-        self.start()
-        return Ending.RETRIED
+        self._retry_reason = "drained"
+        if self._attempts < self._worker.limits.attempts:
+            self.start()
+        else:
+            self._refuse_unsent()
+        return Ending.REFUSED if self.state is State.OVER else Ending.RETRIED
 
     @property
     def replica_name(self) -> str | None:

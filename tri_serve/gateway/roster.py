@@ -28,6 +28,9 @@ SCRAPE_PAUSE_SECONDS = 0.5
 SCRAPE_TIMEOUT_SECONDS = 5.0
 # The workers are told of many engines' loads at once. Short: what a worker has running is compared with them.
 TELL_SECONDS = 0.05
+# Replicas that come together do not answer in the same millisecond, and all that waited would go to the first: the
+# workers hear of it when the others have been looked at, too, or after this time.
+SETTLE_SECONDS = 0.25
 
 log = logging.getLogger("tri_serve.gateway")
 
@@ -60,6 +63,8 @@ class Roster:
         self._changed = changed
         self._entries: dict[tuple[str, str, int], Entry] = {}
         self._telling: asyncio.TimerHandle | None = None
+        self._settling: asyncio.TimerHandle | None = None
+        self._unseen: set[Entry] = set()
 
     @property
     def entries(self) -> list[Entry]:
@@ -68,7 +73,11 @@ class Roster:
 
     @property
     def any_ready(self) -> bool:
-        """Whether some replica may be sent requests."""
+        """Whether some replica may be sent requests, and the workers have been told."""
+        return self._settling is None and self._some_ready
+
+    @property
+    def _some_ready(self) -> bool:
         return any(entry.ready for entry in self._entries.values())
 
     def replace(self, addresses: Collection[ReplicaAddress]) -> None:
@@ -101,7 +110,7 @@ class Roster:
         return [
             {
                 "address": entry.address.model_dump(),
-                "ready": entry.ready,
+                "ready": entry.ready and self._settling is None,
                 "load": (entry.load.running + entry.load.waiting, entry.load.at) if entry.load else None,
             }
             for entry in self._entries.values()
@@ -109,8 +118,9 @@ class Roster:
 
     async def close(self) -> None:
         """Stop watching."""
-        if self._telling is not None:
-            self._telling.cancel()
+        for timer in (self._telling, self._settling):
+            if timer is not None:
+                timer.cancel()
         watchers = [watcher for entry in self._entries.values() for watcher in entry.watchers]
         for watcher in watchers:
             watcher.cancel()
@@ -124,9 +134,14 @@ class Roster:
             healthy, reason = await self._probe(entry)
             if healthy != entry.healthy:
                 log.info("%s is %s", entry.address.name, "ready" if healthy else f"not ready: {reason}")
+                was_ready = self._some_ready
                 entry.healthy, entry.reason = healthy, reason
+                if entry.ready and not was_ready and self._settling is None:
+                    self._look_at_others()
                 self._changed()
             entry.reason = reason
+            if healthy or not entry.look_now.is_set():
+                self._seen(entry)
             try:
                 async with asyncio.timeout(PROBE_SECONDS if entry.healthy else PROBE_DOWN_SECONDS):
                     await entry.look_now.wait()
@@ -134,6 +149,27 @@ class Roster:
                 continue
             # A doubt that repeats must not turn into a probe without pause.
             await asyncio.sleep(0.02)
+
+    def _look_at_others(self) -> None:
+        """One is ready where none was: see who else is before the workers hear of it."""
+        self._unseen = {
+            entry for entry in self._entries.values() if not entry.healthy and not entry.address.draining
+        }
+        if self._unseen:
+            for entry in self._unseen:
+                entry.look_now.set()
+            self._settling = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settled)
+
+    def _seen(self, entry: Entry) -> None:
+        self._unseen.discard(entry)
+        if self._settling is not None and not self._unseen:
+            self._settling.cancel()
+            self._settled()
+
+    def _settled(self) -> None:
+        self._settling = None
+        self._unseen.clear()
+        self._changed()
 
     async def _probe(self, entry: Entry) -> tuple[bool, str]:
         address = entry.address

@@ -55,7 +55,14 @@ class Worker:
         self.has_engine_key = config.engine_key is not None
         self.ledger = Ledger(config.engine_key, peers=config.workers * config.gateways)
         self.metrics = WorkerMetrics()
-        self.waiting = WaitingRoom(loop, self.ledger, self.metrics, self.timeouts.no_replica)
+        self.waiting = WaitingRoom(
+            loop,
+            self.ledger,
+            self.metrics,
+            seconds=self.timeouts.no_replica,
+            # The other half stays for those who ask how the gateway is, and for answers that run.
+            places=self.limits.connections // 2,
+        )
         self.clients: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()
         self.draining = False

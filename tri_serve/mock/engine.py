@@ -26,6 +26,7 @@ from .script import Act, Step, stream_script, whole_script
 from .settings import MockSettings
 from .stats import Stats
 from .text import detokenize
+from .timings import RequestTimes
 
 _DIALECTS = {
     "/v1/chat/completions": "chat",
@@ -124,12 +125,12 @@ class MockEngine:
             phrase = HTTPStatus(ask.fault.status).phrase
             kind = "InternalServerError" if ask.fault.status == 500 else phrase.replace(" ", "") + "Error"
             raise RefusalError(ask.fault.status, kind, f"mock fault: {phrase}")
-        play = Play(connection, self._script(connection, ask), stats, ask.request_id, arrival)
+        play = Play(connection, self._script(connection, ask, arrival), stats, ask.request_id, arrival)
         connection.play = play
         stats.prompt_tokens += ask.prompt.count
         play.begin()
 
-    def _script(self, connection: Connection, ask: Ask) -> Iterator[Step]:
+    def _script(self, connection: Connection, ask: Ask, arrival: float) -> Iterator[Step]:
         fault = ask.fault
         timing = fault.timing(self._settings.timing)
         if fault.reset_before:
@@ -151,7 +152,8 @@ class MockEngine:
         head = self._heads.chunked(b"text/event-stream; charset=utf-8", keep_alive=connection.keep_alive)
         seed = self._settings.seed * 1_000_003 + self._number
         rng = random.Random(seed) if timing.jitter else None  # noqa: S311 - lateness, not secrets
-        body_script = stream_script(ask, render_stream(ask), timing, rng, self._stats.token)
+        times = RequestTimes(self._stats, arrival, ask.length)
+        body_script = stream_script(ask, render_stream(ask), timing, rng, times.token)
         # uvicorn sends the head as soon as the request is accepted, long before the first token.
         return chain(_dripped(head) if fault.slow_head else [(0.0, head)], body_script)
 

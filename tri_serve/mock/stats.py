@@ -6,6 +6,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from .timings import LATENCY_BUCKETS, TTFT_BUCKETS, Histogram
+
 _KEPT_ABORTS = 1000
 
 
@@ -32,17 +34,16 @@ class Stats:
     prompt_tokens: int = 0
     generation_tokens: int = 0
     iterations: int = 0
+    first_token_seconds: Histogram = field(default_factory=lambda: Histogram(TTFT_BUCKETS))
+    """Of streams; so are the two below."""
+    queue_seconds: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
+    prefill_seconds: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
     last_headers: tuple[str, ...] = ()
     """Header names of the last generation request, in order, in lower case."""
     last_authorization: str = "absent"
     """absent, engine-key or other."""
     other_authorizations: int = 0
     """Generation requests that carried an Authorization other than the engine's key."""
-
-    def token(self) -> None:
-        """A token was made, in a step of its own."""
-        self.generation_tokens += 1
-        self.iterations += 1
 
     def summary(self) -> dict[str, Any]:
         """For /mock/stats."""
@@ -69,6 +70,27 @@ class Stats:
         label = f'engine="0",model_name="{model}"'
         kv_blocks = 4096
         used = min(1.0, self.running * 16 / kv_blocks)
+        histograms = "\n".join(
+            line
+            for histogram, name, meaning in (
+                (
+                    self.first_token_seconds,
+                    "time_to_first_token",
+                    "Histogram of time to first token in seconds.",
+                ),
+                (
+                    self.queue_seconds,
+                    "request_queue_time",
+                    "Histogram of time spent in WAITING phase for request.",
+                ),
+                (
+                    self.prefill_seconds,
+                    "request_prefill_time",
+                    "Histogram of time spent in PREFILL phase for request.",
+                ),
+            )
+            for line in histogram.lines(f"vllm:{name}_seconds", label, meaning)
+        )
         return f"""\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -94,6 +116,7 @@ vllm:request_success_total{{{label},finished_reason="abort"}} {float(self.aborte
 vllm:iteration_tokens_total_bucket{{{label},le="+Inf"}} {float(self.iterations)}
 vllm:iteration_tokens_total_count{{{label}}} {float(self.iterations)}
 vllm:iteration_tokens_total_sum{{{label}}} {float(self.generation_tokens)}
+{histograms}
 # HELP vllm:cache_config_info Information of the LLMEngine CacheConfig
 # TYPE vllm:cache_config_info gauge
 vllm:cache_config_info{{block_size="16",cache_dtype="auto",enable_prefix_caching="True",engine="0",\

@@ -162,3 +162,56 @@ ENGINE: tuple[Metric, ...] = (
     ENGINE_TOKENS,
     ENGINE_FINISHED,
 )
+
+# Of the same file, what a load test reads besides. A request's queue and prefill times are observed when it has
+# ended, its time to first token when that came (vllm/v1/metrics/stats.py).
+ENGINE_PROMPT_TOKENS = Metric("vllm:prompt_tokens", "counter", "Tokens of prompts, cached ones included.")
+ENGINE_PREFIX_QUERIES = Metric(
+    "vllm:prefix_cache_queries", "counter", "Tokens of prompts that were looked up in the prefix cache."
+)
+ENGINE_PREFIX_HITS = Metric("vllm:prefix_cache_hits", "counter", "Of them, tokens that were in it.")
+ENGINE_PREEMPTIONS = Metric(
+    "vllm:num_preemptions", "counter", "Running requests that lost their KV cache to others and begin again."
+)
+ENGINE_FIRST_TOKEN_SECONDS = Metric(
+    "vllm:time_to_first_token_seconds",
+    "histogram",
+    "From a request's arrival in the engine to its first token.",
+)
+ENGINE_QUEUE_SECONDS = Metric(
+    "vllm:request_queue_time_seconds", "histogram", "From queued to first scheduled, by finished requests."
+)
+ENGINE_PREFILL_SECONDS = Metric(
+    "vllm:request_prefill_time_seconds",
+    "histogram",
+    "From first scheduled to first token, by finished requests.",
+)
+PROCESS_START = Metric(
+    "process_start_time_seconds",
+    "gauge",
+    "When the process began, by the wall clock (Prometheus' own clients).",
+)
+
+ENGINE_UNDER_LOAD: tuple[Metric, ...] = (
+    *ENGINE,
+    ENGINE_PROMPT_TOKENS,
+    ENGINE_PREFIX_QUERIES,
+    ENGINE_PREFIX_HITS,
+    ENGINE_PREEMPTIONS,
+    ENGINE_FIRST_TOKEN_SECONDS,
+    ENGINE_QUEUE_SECONDS,
+    ENGINE_PREFILL_SECONDS,
+    PROCESS_START,
+)
+GATEWAY_UNDER_LOAD: tuple[Metric, ...] = (
+    FIRST_EVENT_SECONDS,
+    REQUEST_SECONDS,
+    RETRIES,
+    ENGINE_FAILURES,
+    STREAM_FAILURES,
+    ENGINE_ERROR_EVENTS,
+    REFUSALS,
+    WORKER_RESTARTS,
+    LOOP_LAG,
+    PROCESS_START,
+)

@@ -23,10 +23,10 @@ from tri_serve.plan.result import (
 )
 from tri_serve.plan.server import Load
 from tri_serve.plan.shares import Shares
-from tri_serve.plan.slo import Slo
 from tri_serve.plan.speed import BATCHES, plan_speed, sequences_at_once
 from tri_serve.spec.engine import EngineSpec
 from tri_serve.spec.models import Spec
+from tri_serve.spec.slo import Slo
 
 _CONTEXT = 1024
 """Tokens behind each sequence where nothing else is asked: a common length of chats."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from tri_serve.plan.result import EngineLoad
 from tri_serve.plan.roofline import Roofline
 from tri_serve.plan.shares import Pace
-from tri_serve.plan.slo import Slo
+from tri_serve.spec.slo import Slo
 
 UTILIZATION = 0.7
 """Share of what an engine could serve that it is to serve. A choice: at 0.7 a queue with Poisson arrivals (M/M/1)

@@ -43,7 +43,8 @@ class GatewayTimeouts(SpecModel):
     no_replica: SecondsOrZero = 5.0
     """A request for which no replica is ready waits for one so long, then it is refused (503); 0 refuses at once. A
     few seconds hide a gateway that begins and an engine that is back soon; clients that wait for longer are better
-    told. Whoever is refused waits no less: ``retry-after`` says 5 s."""
+    told. Whoever is refused waits no less: ``retry-after`` says 5 s. It is a request's time in all, however often
+    its replicas fail, and at most half of ``limits.connections`` wait."""
     first_byte: Seconds = 600.0
     """From the end of the request to the engine's first byte: queue and prefill included."""
     silence: Seconds = 120.0

@@ -196,9 +196,8 @@ def test_up_makes_two_replicas_and_a_gateway_in_a_ray_of_its_own(fleet: Any, wai
 def test_servers_that_nobody_asks_are_left_out(fleet: Any) -> None:
     commands = " ".join(map(command_of, fleet.processes()))
     assert "raylet" in commands
-    assert "ray/dashboard/dashboard.py" not in commands
-    assert "ray.util.client.server" not in commands
-    assert "--minimal" in commands  # its agent has no HTTP server then
+    for program in ("ray/dashboard/", "ray.util.client.server", "runtime_env/agent"):
+        assert program not in commands
 
 
 def test_nobody_elsewhere_can_connect(fleet: Any) -> None:
@@ -324,6 +323,22 @@ def test_connections_made_while_the_gateway_is_gone_are_answered(fleet: Any, wai
     after = whole(fleet, wait)
     assert after["gateways"][0]["pid"] != gateway
     assert [r["pid"] for r in after["replicas"]] == [r["pid"] for r in before["replicas"]]
+
+
+def test_agents_share_their_imports_and_come_back_without_them(fleet: Any, wait: Wait) -> None:
+    before = whole(fleet, wait)
+    (source,) = [pid for pid in fleet.processes() if "fleet.ray.worker_source" in command_of(pid)]
+    for part in (*before["replicas"], *before["gateways"]):
+        assert above(part["pid"], f"{sys.executable} -m tri_serve.fleet.ray.worker_source") == source
+    kill(source, wait)
+    engine = before["replicas"][1]["pid"]
+    kill(above(engine, "ray::ServeReplica:"), wait)
+    assert {ask(fleet) for _ in range(10)} == {200}
+    wait(lambda: state(fleet)["replicas"][1]["pid"] not in (None, engine), seconds=HEAL_SECONDS)
+    after = whole(fleet, wait)
+    assert after["ray"]["restarts"] == before["ray"]["restarts"]
+    assert after["replicas"][0]["pid"] == before["replicas"][0]["pid"]
+    above(after["replicas"][1]["pid"], "ray::ServeReplica:")
 
 
 def test_serves_controller_may_die(fleet: Any, wait: Wait) -> None:

@@ -132,6 +132,28 @@ def test_the_end_of_a_drain_with_nobody_else_says_that_retrying_is_safe(
         assert answer.json()["error"]["code"] == "replica_drained"
 
 
+def test_what_has_sent_nothing_waits_for_another_replica_that_is_down(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway], threads: ThreadPoolExecutor
+) -> None:
+    slow, other = make_mock("--ttft-ms", "20000"), make_mock()
+    gateway = make_gateway(slow, timeouts={"no_replica": 3})
+    other.kill()
+    for comes in (True, False):
+        asked = threads.submit(chat, gateway)
+        wait_until(lambda: gateway.in_flight()[0] == 1)
+        gateway.put_roster(slow, other, draining=[slow])
+        assert gateway.end("replica-0") == {"ended": 0, "retried": 1, "refused": 0}
+        assert gateway.status["held"] == 1
+        if comes:
+            successor = make_mock(port=other.port)
+            assert asked.result(10).status_code == 200
+            successor.kill()
+            gateway.put_roster(slow)
+        else:
+            assert asked.result(10).json()["error"]["code"] == "replica_drained"
+    assert gateway.metric("tri_gateway_retries_total", reason="drained") == 1
+
+
 def test_a_replica_ended_while_it_is_connected_to_costs_no_request(
     make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
 ) -> None:

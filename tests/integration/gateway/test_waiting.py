@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -84,6 +85,39 @@ def test_a_gateway_that_knows_no_replica_yet_waits_to_be_told(
     assert asked.result(10).status_code == 200
 
 
+def test_what_waited_is_spread_over_replicas_that_come_together(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway]
+) -> None:
+    mocks = [make_mock() for _ in range(4)]
+    gateway = make_gateway(timeouts={"no_replica": 30})
+    with contextlib.ExitStack() as clients:
+        connections = [clients.enter_context(ask(gateway)) for _ in range(80)]
+        wait_held(gateway, 80)
+        gateway.put_roster(*mocks)
+        for connection in connections:
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    served = [mock.stats["requests"] for mock in mocks]
+    assert sum(served) == 80
+    assert max(served) <= 32
+
+
+def test_those_who_wait_leave_connections_for_others(
+    make_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = make_gateway(timeouts={"no_replica": 30}, limits={"connections": 8})
+    with contextlib.ExitStack() as clients:
+        for _ in range(4):
+            clients.enter_context(ask(gateway))
+        wait_held(gateway, 4)
+        late = clients.enter_context(ask(gateway))
+        late.settimeout(3)
+        assert late.recv(12) == b"HTTP/1.1 503"
+        for _ in range(2):
+            clients.enter_context(ask(gateway))
+        assert requests.get(f"{gateway.url}/health", timeout=3).status_code == 200
+        assert gateway.status["held"] == 4
+
+
 def test_a_request_for_which_nobody_comes_is_refused_when_its_time_is_over(
     deserted: Callable[..., tuple[Gateway, int]],
 ) -> None:
@@ -127,6 +161,8 @@ def test_a_request_whose_engine_died_waits_for_the_next_one_and_says_what_failed
     refused = asked.result(10)
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "engine_failed"
+    # The first request was sent again, this one was not.
+    assert gateway.metric("tri_gateway_retries_total") == 1
 
 
 def test_a_lone_replica_that_broke_one_request_is_asked_again_when_it_is_no_longer_doubted(

@@ -113,3 +113,28 @@ def test_a_supervisor_of_another_machine_is_forgotten_only_when_asked_for(paths:
     stopped = detached.stop(paths, timeout=None, progress=silent, forget=True)
     assert stopped == Stopped(ran=True, forgotten=("node-b",))
     assert not paths.state.exists()
+
+
+def test_a_start_is_followed_by_what_the_supervisor_writes_and_it_is_asked_once(
+    paths: ReleasePaths, supervisor: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = FleetState(
+        release="tri",
+        phase=FleetPhase.STARTING,
+        url="http://127.0.0.1:8000",
+        model="tri-tiny",
+        source="tiny:bf16",
+        engine="vllm",
+        supervisor=SupervisorState(pid=1, ticks=1, boot="b", token="t", started=1.0, host="node-a"),
+        replicas=(),
+        gateways=(),
+    )
+    running = state.model_copy(update={"phase": FleetPhase.RUNNING})
+    answers = [running.model_copy(update={"engine": "vllm 1"})]
+    monkeypatch.setattr(detached, "live_state", lambda _paths: answers.pop())
+    follow = detached.follow_start(paths, supervisor)
+    assert next(follow) is None
+    paths.state.write_text(state.model_dump_json())
+    assert [next(follow), next(follow)] == [state, state]
+    paths.state.write_text(running.model_dump_json())
+    assert [each and each.engine for each in follow] == ["vllm 1"]

@@ -152,4 +152,4 @@ def test_the_command_line_holds_no_secret_and_binds_to_loopback(paths: ReleasePa
     token = head.make_token(paths).read_text()
     argv = head.head_command(port=4321, folder=Path("/tmp/x"), cpus=2, gpus=1)
     assert token not in " ".join(argv)
-    assert {"--node-ip-address=127.0.0.1", "--port=4321", "--temp-dir=/tmp/x", "--num-gpus=1"} <= set(argv)
+    assert {"--host=127.0.0.1", "--port=4321", "--folder=/tmp/x", "--gpus=1"} <= set(argv)

@@ -13,9 +13,9 @@ from tri_serve.plan.result import DemandPlan, MemoryPlan, OpenRange, SloPlan
 from tri_serve.plan.roofline import Roofline
 from tri_serve.plan.server import Load, Point, Server
 from tri_serve.plan.shares import Pace, prior_shares
-from tri_serve.plan.slo import Slo
 from tri_serve.plan.words import engines_words
 from tri_serve.spec.engine import EngineSpec
+from tri_serve.spec.slo import Slo
 
 FULL = Pace(memory=((1, 1.0),), compute=1.0, prefill=1.0, overhead=0.0, exchange=0.0, link=1.0)
 SHORT = Load(request_rate=2.0, input_len=1000, output_len=101)

@@ -96,11 +96,17 @@ class Bridge:
         ).bind(request["settings"], request["order"])
         handles = serve.run_many(
             [serve.RunTarget(application, name=name, route_prefix=None)],
-            wait_for_ingress_deployment_creation=True,
+            wait_for_ingress_deployment_creation=False,  # ``deployed`` waits for more
             wait_for_applications_running=False,
         )
         self._handles[name] = handles[0]
         return True
+
+    def _deployed(self, name: str) -> DeploymentHandle[Any]:
+        known = serve.status().applications.get(name)
+        if known is None or known.status == "DELETING":
+            raise FleetError(f"{name} is not deployed")
+        return serve.get_app_handle(name)
 
     async def delete(self, request: Mapping[str, Any], _progress: Progress) -> Any:
         """Have an application no more; its agent gets the time to stop what it owns."""
@@ -142,8 +148,8 @@ class Bridge:
     async def call(self, request: Mapping[str, Any], _progress: Progress) -> Any:
         """Call a method of an agent and give its answer."""
         handle = self._handles.get(request["name"])
-        if handle is None:
-            raise FleetError(f"{request['name']} is not deployed")
+        if handle is None:  # an earlier bridge may have deployed it
+            handle = await asyncio.to_thread(self._deployed, request["name"])
         method = getattr(handle, request["method"])
         within = request.get("within", _CALL_SECONDS)
         try:

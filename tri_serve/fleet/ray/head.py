@@ -112,6 +112,8 @@ def private_environment(environ: Mapping[str, str], token: Path) -> dict[str, st
         # Workers are started for the actors that need them; those kept ready cost memory and the start's time.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_worker_prestart": "0",
+        # Serve's controller looks at every agent ten times a second by default, for ever.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
         # A folder called ray or tri_serve in the working directory must not shadow the package.
         "PYTHONSAFEPATH": "1",
     }
@@ -123,18 +125,10 @@ def head_command(*, port: int, folder: Path, cpus: int, gpus: int) -> list[str]:
         sys.executable,
         "-m",
         "tri_serve.fleet.ray.start_head",
-        "start",
-        "--head",
-        "--block",
-        f"--node-ip-address={HOST}",
+        f"--host={HOST}",
         f"--port={port}",
-        f"--temp-dir={folder}",
-        f"--num-cpus={cpus}",
-        f"--num-gpus={gpus}",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        "--include-dashboard=false",
-        "--disable-usage-stats",
-        "--include-log-monitor=false",
-        # No node is added or taken away.
-        "--no-monitor",
+        f"--folder={folder}",
+        f"--cpus={cpus}",
+        f"--gpus={gpus}",
+        f"--object-store={OBJECT_STORE_BYTES}",
     ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from tri_serve.errors import UsageError
-from tri_serve.spec.fields import parse_duration
+from tri_serve.spec.fields import Seconds, SpecModel, parse_duration
 
 _FIELDS = {"ttft": "ttft", "tpot": "tpot", "e2e": "e2e", "e2el": "e2e"}
 """What each name means; e2el is how vLLM 0.32 spells it (vllm/benchmarks/serve.py, ``check_goodput_args``)."""
@@ -16,15 +15,14 @@ _ALLOWED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Slo:
+class Slo(SpecModel):
     """Seconds that a request may take; none: nothing is promised."""
 
-    ttft: float | None = None
+    ttft: Seconds | None = None
     """Until its first token."""
-    tpot: float | None = None
+    tpot: Seconds | None = None
     """From each token to the next, averaged over the request."""
-    e2e: float | None = None
+    e2e: Seconds | None = None
     """Until its last token."""
 
     def __str__(self) -> str:

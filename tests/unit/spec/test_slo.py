@@ -3,7 +3,7 @@
 import pytest
 
 from tri_serve.errors import UsageError
-from tri_serve.plan.slo import Slo, parse_slo
+from tri_serve.spec.slo import Slo, parse_slo
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""The search for the rate at which an SLO breaks, on servers that are formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tri_serve.errors import UsageError
+from tri_serve.load.knee import find_knee
+from tri_serve.load.results.model import RunResult
+from tri_serve.load.verdict import Level
+
+Run = Callable[[float], RunResult]
+
+
+def ran(*, kept: bool, invalid: str = "", complete: bool = True) -> RunResult:
+    reasons = [SimpleNamespace(level=Level.INVALID, cause=invalid)] if invalid else []
+    verdict = SimpleNamespace(slo_met=kept, reasons=reasons)
+    return cast(RunResult, SimpleNamespace(verdict=verdict, complete=complete, stopped_because="Ctrl-C"))
+
+
+def server(breaks_at: float, tried: list[float], client_ends_at: float = 1e9) -> Run:
+    def run(rate: float) -> RunResult:
+        tried.append(rate)
+        return ran(kept=rate < breaks_at, invalid="client" if rate >= client_ends_at else "")
+
+    return run
+
+
+@pytest.mark.parametrize("breaks_at", [1.5, 2.0, 7.0, 33.3, 64.0, 150.0])
+def test_the_two_rates_enclose_the_knee_as_closely_as_asked(breaks_at: float) -> None:
+    tried: list[float] = []
+    found = find_knee(server(breaks_at, tried), lowest=1, highest=200, precision=0.1)
+    assert found.kept is not None
+    assert found.missed is not None
+    assert found.kept < breaks_at <= found.missed <= 1.1 * found.kept
+    assert [point.rate for point in found.points] == sorted(tried)
+    assert len(tried) <= 12
+
+
+def test_a_server_that_never_breaks_is_asked_up_to_the_highest_rate() -> None:
+    tried: list[float] = []
+    found = find_knee(server(1e6, tried), lowest=3, highest=20)
+    assert tried == [3, 6, 12, 20]
+    assert (found.kept, found.missed) == (20, None)
+    assert "the highest rate" in found.ended_because
+
+
+def test_a_promise_missed_at_the_lowest_rate_is_looked_for_no_further() -> None:
+    tried: list[float] = []
+    found = find_knee(server(0.5, tried), lowest=1, highest=100)
+    assert tried == [1]
+    assert (found.kept, found.missed) == (None, 1)
+
+
+def test_it_ends_where_the_client_is_no_longer_to_be_believed() -> None:
+    tried: list[float] = []
+    found = find_knee(server(1e6, tried, client_ends_at=8), lowest=1, highest=100)
+    assert tried == [1, 2, 4, 8]
+    assert (found.kept, found.missed) == (4, None)
+    assert "8 requests/s" in found.ended_because
+
+
+def test_a_server_that_fails_misses_the_promise() -> None:
+    def run(rate: float) -> RunResult:
+        return ran(kept=True, invalid="server" if rate >= 3 else "")
+
+    found = find_knee(run, lowest=1, highest=100)
+    assert found.kept is not None
+    assert found.missed is not None
+    assert found.kept < 3 <= found.missed
+
+
+def test_ctrl_c_ends_the_search() -> None:
+    found = find_knee(lambda rate: ran(kept=True, complete=False), lowest=1, highest=100)
+    assert len(found.points) == 1
+    assert found.ended_because == "stopped: Ctrl-C"
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 1), (2, 1), (1, float("inf"))])
+def test_rates_that_are_none_are_refused(lowest: float, highest: float) -> None:
+    with pytest.raises(UsageError, match="lowest rate"):
+        find_knee(cast(Any, None), lowest=lowest, highest=highest)

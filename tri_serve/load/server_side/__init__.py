@@ -1,0 +1,1 @@
+"""What the gateway and the engines say of the same window."""

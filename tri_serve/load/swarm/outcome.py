@@ -1,0 +1,44 @@
+"""What a run left, and what was written of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tri_serve.load.results.model import RunResult
+from tri_serve.load.results.text import report
+from tri_serve.load.server_side.scrape import History
+from tri_serve.load.swarm.leader import Gathered
+from tri_serve.load.swarm.report import About, result_of, write_files
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report a program that Ctrl-C ended."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended."""
+
+    result: RunResult
+    path: Path | None
+    """Of result.json; None: it could not be written."""
+    remarks: tuple[str, ...]
+    text: str
+    """For a terminal."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of a run to its end its verdict's; a part of one has none."""
+        return self.result.verdict.exit_code if self.result.complete else INTERRUPTED
+
+
+def finish(gathered: Gathered, about: About, history: History | None, *, vllm_json: bool) -> Finished:
+    """Make the result and write its files."""
+    result = result_of(gathered, about, history)
+    remarks = [share["record_error"] for share in gathered.shares if share["record_error"]]
+    lost = sum(share["records_lost"] for share in gathered.shares)
+    notes = [
+        f"{error}: {lost} requests are not in the records; the figures have them" for error in remarks[:1]
+    ]
+    written = write_files(result, gathered.order.folder, vllm_json=vllm_json)
+    return Finished(result, written.path, (*notes, *written.remarks), report(result))

@@ -1,8 +1,11 @@
 """Everything that stands in the way, told at once."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
-from tri_serve.errors import MissingExtraError, ResourceError, TriServeError
+from tri_serve.errors import LOCAL_PARTS, MissingExtraError, ResourceError, TriServeError
 from tri_serve.fleet.problems import Problems
 
 
@@ -24,3 +27,13 @@ def test_one_command_is_told_for_all_optional_parts_that_are_missing() -> None:
     assert lines[4] == "    hint: pip install 'tri-serve[local]', or run without it: --supervisor process"
     assert lines[-1] == "    hint: choose another"
     assert refused.value.exit_code == MissingExtraError.exit_code
+
+
+def test_the_extra_that_is_named_brings_each_part_that_it_is_named_for() -> None:
+    project = Path(__file__).parents[3] / "pyproject.toml"
+    extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
+    (local,) = extras["local"]
+    assert set(local.removeprefix("tri-serve[").removesuffix("]").split(",")) == LOCAL_PARTS
+    for extra in extras:
+        named = "local" if extra in LOCAL_PARTS else extra
+        assert MissingExtraError(extra, "a test").hint == f"pip install 'tri-serve[{named}]'"

@@ -164,8 +164,8 @@ LOCAL_PARTS = frozenset({"gateway", "checkpoint", "ray"})
 class MissingExtraError(TriServeError):
     """An optional part of tri-serve is not installed. ``extra`` names it; ``otherwise`` is how to do without.
 
-    The hint is the same for each that ``up`` needs: who installs one is not told of the next one after it. pip takes
-    the version that is installed, be it from an index or from a clone, and adds its parts.
+    The hint is the same for each that ``up`` needs: who installs one is not told of the next one after it. pip
+    takes the version that is installed, be it from an index or from a clone, and adds its parts.
     """
 
     exit_code = 19

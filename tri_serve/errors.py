@@ -157,15 +157,24 @@ class ConnectionFailedError(TriServeError):
         self.status = status
 
 
+LOCAL_PARTS = frozenset({"gateway", "checkpoint", "ray"})
+"""Optional parts that the extra ``local`` brings together (pyproject.toml): what ``up`` needs on one machine."""
+
+
 class MissingExtraError(TriServeError):
-    """An optional part of tri-serve is not installed. ``extra`` names it; ``otherwise`` is how to do without."""
+    """An optional part of tri-serve is not installed. ``extra`` names it; ``otherwise`` is how to do without.
+
+    The hint is the same for each that ``up`` needs: who installs one is not told of the next one after it. pip
+    takes the version that is installed, be it from an index or from a clone, and adds its parts.
+    """
 
     exit_code = 19
 
     def __init__(self, extra: str, purpose: str, *, otherwise: str | None = None) -> None:
         super().__init__(
             f"{purpose} needs the optional part '{extra}', which is not installed here",
-            hint=f"pip install 'tri-serve[{extra}]'" + (f", or {otherwise}" if otherwise else ""),
+            hint=f"pip install 'tri-serve[{'local' if extra in LOCAL_PARTS else extra}]'"
+            + (f", or {otherwise}" if otherwise else ""),
         )
         self.extra = extra
 

@@ -43,6 +43,8 @@ class QuantizationFacts:
         """For people: ``awq, 4 bits, groups of 128``."""
         if self.method == "none":
             return "none"
+        if self.method == "bitsandbytes":
+            return f"{self.method}, {self.bits} bits{f', {self.layout}' if self.layout else ''}"
         group = f", groups of {self.group_size}" if self.group_size else ""
         return f"{self.method}, {self.bits} bits{group}{', symmetric' if self.symmetric else ''}"
 

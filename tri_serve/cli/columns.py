@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import click
 
@@ -32,19 +34,30 @@ class Column:
 
 
 def columns(
-    heads: Sequence[Column], rows: Sequence[Sequence[str] | str], *, width: int, colour: int | None = None
+    heads: Sequence[Column],
+    rows: Sequence[Sequence[str] | str],
+    *,
+    width: int,
+    colour: int | None = None,
+    fold: bool = False,
 ) -> list[str]:
     """The lines of a table. A row that is one text is a heading of its own over what follows.
 
-    The gaps are narrowed where it would not fit into ``width`` otherwise. ``colour``: index of the column whose
-    words have colours.
+    The gaps are narrowed where it would not fit into ``width`` otherwise; with ``fold`` headings and then cells
+    take several lines where that is not enough. ``colour``: index of the column whose words have colours.
     """
     headings = [head.heading for head in heads]
-    cells = [headings, *(list(row) for row in rows if not isinstance(row, str))]
-    widths = [max(display_width(row[index]) for row in cells) for index in range(len(heads))]
+    cells = [list(row) for row in rows if not isinstance(row, str)]
+    widths = [max(display_width(row[index]) for row in (headings, *cells)) for index in range(len(heads))]
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= width else " "
+    if fold:
+        widths = _narrowed(headings, cells, widths, width - len(gap) * (len(widths) - 1))
 
-    def line(row: Sequence[str], *, heading: bool = False) -> str:
+    def lines(row: Sequence[str], *, heading: bool = False) -> list[str]:
+        folded = [_folded(text, size) for text, size in zip(row, widths, strict=True)]
+        return [line(parts, heading=heading) for parts in zip_longest(*folded, fillvalue="")]
+
+    def line(row: Sequence[str], *, heading: bool) -> str:
         parts = []
         for index, (text, size) in enumerate(zip(row, widths, strict=True)):
             filled = " " * (size - display_width(text)) + text if heads[index].number else pad(text, size)
@@ -53,10 +66,45 @@ def columns(
             parts.append(filled)
         return gap.join(parts).rstrip()
 
-    return [
-        line(headings, heading=True),
-        *(click.style(row, bold=True) if isinstance(row, str) else line(row) for row in rows),
-    ]
+    table = lines(headings, heading=True)
+    for row in rows:
+        table += [click.style(row, bold=True)] if isinstance(row, str) else lines(row)
+    return table
+
+
+def _narrowed(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int], room: int
+) -> list[int]:
+    """``widths`` made smaller, the widest first, until they fit into ``room`` or no text can be cut further.
+
+    Headings are cut before cells: that takes lines once and not in every row.
+    """
+    found = list(widths)
+    for whole in (True, False):
+        least = []
+        for index, heading in enumerate(headings):
+            texts = [text for row in cells for text in ([row[index]] if whole else _pieces(row[index]))]
+            least.append(max((display_width(text) for text in (*_pieces(heading), *texts)), default=0))
+        while sum(found) > room and (wide := [i for i, size in enumerate(found) if size > least[i]]):
+            found[max(wide, key=lambda i: found[i])] -= 1
+    return found
+
+
+def _pieces(text: str) -> list[str]:
+    """Where it may be cut: between words, and behind the underscores of a key."""
+    return re.findall(r"[^\s_]*_+|[^\s_]+", text)
+
+
+def _folded(text: str, size: int) -> list[str]:
+    """In lines of at most ``size`` columns, if its pieces are no longer."""
+    if display_width(text) <= size:
+        return [text]
+    lines = [""]
+    for piece in re.findall(r"\s*(?:[^\s_]*_+|[^\s_]+)", text):
+        if lines[-1] and display_width(lines[-1] + piece) > size:
+            lines.append("")
+        lines[-1] += piece if lines[-1] else piece.lstrip()
+    return lines
 
 
 def compact(number: float | None) -> str:

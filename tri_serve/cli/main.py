@@ -21,6 +21,7 @@ import click
 
 from tri_serve import __version__
 from tri_serve.cli.entry import INTERRUPTED
+from tri_serve.cli.terminal import colour
 from tri_serve.errors import TriServeError
 
 if TYPE_CHECKING:
@@ -134,9 +135,11 @@ def show_error(message: str, hint: str | None = None) -> None:
     from tri_serve.spec.secrets import mask_urls
 
     message, hint = mask_urls(message), mask_urls(hint or "")
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {_printable(message)}", err=True)
+    click.echo(
+        f"{click.style('error:', fg='red', bold=True)} {_printable(message)}", err=True, color=colour()
+    )
     if hint:
-        click.echo(f"{click.style('hint:', bold=True)} {_printable(hint)}", err=True)
+        click.echo(f"{click.style('hint:', bold=True)} {_printable(hint)}", err=True, color=colour())
 
 
 def _printable(text: str) -> str:
@@ -167,7 +170,10 @@ def run(args: Sequence[str] | None = None) -> int:
     outcome = None
     try:
         outcome = cli.main(
-            args=None if args is None else list(args), prog_name="tri-serve", standalone_mode=False
+            args=None if args is None else list(args),
+            prog_name="tri-serve",
+            standalone_mode=False,
+            color=colour(),
         )
         sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):

@@ -152,19 +152,21 @@ def show(
 @spec_options
 @question_options
 @output_option()
-def compare(gpus: str, selection: SpecSelection, asked: Asked, output: str) -> None:
+def compare(gpus: str, selection: SpecSelection, asked: Asked, output: str) -> int:
     """Show several GPUs side by side: l4,l40s,h100.
 
     `all` stands for the whole catalogue. A GPU for which the preset has settings of its own is shown with them.
+    The exit code is 12 if it works on none.
     """
     from tri_serve.cli.output import print_data
-    from tri_serve.cli.plan_tables import compared, print_compared
+    from tri_serve.cli.plan_tables import compared, exit_code, print_compared
 
     rows = compared(selection, gpus, asked)
     if output == "table":
         print_compared(rows)
     else:
         print_data([row.data()["plan"] or {"gpu": row.name, "error": row.why} for row in rows], output)
+    return exit_code(rows)
 
 
 @plan.command()
@@ -181,15 +183,17 @@ def compare(gpus: str, selection: SpecSelection, asked: Asked, output: str) -> N
 )
 @question_options
 @output_option()
-def sweep(selection: SpecSelection, vary: tuple[str, ...], gpu: str, asked: Asked, output: str) -> None:
+def sweep(selection: SpecSelection, vary: tuple[str, ...], gpu: str, asked: Asked, output: str) -> int:
     """Show what comes of several values of a setting.
+
+    The exit code is 12 if no row works.
 
     \b
     tri-serve plan sweep tri-21b-awq --gpu l4 --vary max_model_len=2048,4096,8192
     tri-serve plan sweep --vary preset=tri-21b-awq,tri-21b-bf16 --vary gpu=l4,h100
     """
     from tri_serve.cli.output import print_data
-    from tri_serve.cli.plan_tables import print_swept, swept
+    from tri_serve.cli.plan_tables import exit_code, print_swept, swept
 
     keys, plans = swept(selection, vary, gpu, asked)
     if output == "table":
@@ -199,6 +203,7 @@ def sweep(selection: SpecSelection, vary: tuple[str, ...], gpu: str, asked: Aske
             [{"values": dict(values), **row.data()} for values, row in plans],
             output,
         )
+    return exit_code([row for _, row in plans])
 
 
 @plan.command()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tri_serve.checkpoint.resolve import TINY
 from tri_serve.cli.options import SpecSelection
 from tri_serve.cli.plan_device import AUTO, Chosen, choose
+from tri_serve.cli.plan_stored import stored_otherwise
 from tri_serve.errors import LaunchError, MissingExtraError, UsageError
 from tri_serve.places import cache_dir
 from tri_serve.plan.advice import changes
-from tri_serve.plan.calibration_table import load_tables
+from tri_serve.plan.calibration_table import CalibrationTable, load_tables
 from tri_serve.plan.catalogue import load_catalogue
-from tri_serve.plan.facts import Gpu, PlanDevice
+from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.make import Question, make_plan
 from tri_serve.plan.model import model_facts
 from tri_serve.plan.result import Plan
@@ -121,7 +122,7 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
     warnings: list[str] = []
     tables = load_tables(asked.calibrations, damaged=warnings.append)
 
-    def planner(spec: Spec, device: PlanDevice) -> Plan:
+    def planned(spec: Spec, model: ModelFacts, device: PlanDevice) -> Plan:
         return make_plan(
             spec,
             model=model,
@@ -131,6 +132,9 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
             larger=_larger(catalogue, device.gpu),
         )
 
+    def planner(spec: Spec, device: PlanDevice) -> Plan:
+        return planned(spec, model, device)
+
     def elsewhere(gpu: Gpu) -> Plan:
         other = choose(selection, gpu.name)
         return planner(other.loaded.spec, other.device)
@@ -139,18 +143,38 @@ def answer(selection: SpecSelection, gpu: str, asked: Asked, *, advise: bool = F
     if not plan.refused:
         plan = plan.model_copy(update={"command": _command(chosen)})
         if advise:
-            larger = _larger(catalogue, chosen.device.gpu)
-            more = changes(plan, spec, chosen.device, planner, larger, elsewhere)
+            gpus = _by_size(catalogue)
+            stored = stored_otherwise(selection, gpu, plan, model, planned)
+            more = changes(plan, spec, chosen.device, planner, gpus, elsewhere, stored)
             plan = plan.model_copy(update={"changes": more})
     return Answer(
         plan=plan,
         title=f"{loaded.preset or spec.model.served_name} on {plan.device.title}",
-        notes=(*chosen.notes, *_of_version(spec)),
+        notes=(*chosen.notes, *_of_version(spec), *_unused(tables[: len(asked.calibrations)], plan)),
         warnings=tuple(warnings),
         notices=loaded.notes,
         # What `up` starts and watches over itself is vLLM.
         start=None if plan.refused or spec.engine.kind != "vllm" else _start(selection, gpu, chosen),
     )
+
+
+def _unused(named: Sequence[CalibrationTable], plan: Plan) -> tuple[str, ...]:
+    """What the calibrations that were named hold, where the plan was made without them."""
+    if plan.speed is None:
+        return ()
+    words = []
+    for table in named:
+        if table.file == plan.speed.evidence_file:
+            continue
+        held = dict.fromkeys(
+            f"{entry.gpu} with {entry.engine} {entry.minor} {entry.quantization}"
+            for entry in table.calibrations
+        )
+        words.append(
+            f"{table.file} was not used: it holds {', '.join(held) or 'nothing'}, and this plan is for "
+            f"{plan.device.name} with {plan.engine} {plan.model.quantization.partition(',')[0]}"
+        )
+    return tuple(words)
 
 
 def _of_version(spec: Spec) -> tuple[str, ...]:
@@ -163,9 +187,14 @@ def _of_version(spec: Spec) -> tuple[str, ...]:
 
 def _larger(catalogue: Mapping[str, Gpu], than: Gpu) -> tuple[Gpu, ...]:
     """The GPUs of the catalogue with more memory or more bandwidth, smallest and slowest first."""
-    others = [gpu for gpu in catalogue.values() if not gpu.is_cpu and gpu.name != than.name]
-    better = [gpu for gpu in others if gpu.memory > than.memory or gpu.bandwidth > than.bandwidth]
-    return tuple(sorted(better, key=lambda gpu: (gpu.memory, gpu.bandwidth)))
+    others = (gpu for gpu in _by_size(catalogue) if gpu.name != than.name)
+    return tuple(gpu for gpu in others if gpu.memory > than.memory or gpu.bandwidth > than.bandwidth)
+
+
+def _by_size(catalogue: Mapping[str, Gpu]) -> tuple[Gpu, ...]:
+    """The GPUs of the catalogue, smallest and slowest first."""
+    gpus = (gpu for gpu in catalogue.values() if not gpu.is_cpu)
+    return tuple(sorted(gpus, key=lambda gpu: (gpu.memory, gpu.bandwidth)))
 
 
 def _command(chosen: Chosen) -> str | None:

@@ -22,8 +22,7 @@ from tri_serve.plan.calibration_table import (
 from tri_serve.plan.catalogue import find_gpu
 from tri_serve.plan.measurements import Setting, read_measurements
 from tri_serve.plan.model import model_facts
-from tri_serve.plan.result import Range
-from tri_serve.plan.words import number
+from tri_serve.plan.words import percent
 
 
 def calibrated(
@@ -76,10 +75,5 @@ def calibrated(
 
 def _bandwidth(entry: Calibration) -> str:
     """``61% (58-64) with 1, 55% (50-60) with 32``."""
-    words = [f"{_percent(share.share)} with {share.batch}" for share in entry.memory]
+    words = [f"{percent(share.share)} with {share.batch}" for share in entry.memory]
     return ", ".join(words) or "not measured"
-
-
-def _percent(share: Range) -> str:
-    likely, low, high = (number(100 * value) for value in (share.likely, share.low, share.high))
-    return f"{likely}% ({low}-{high})"

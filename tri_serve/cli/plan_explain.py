@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from tri_serve.plan.result import DemandPlan, EngineLoad, MemoryPlan, Plan, Term
-from tri_serve.plan.words import gib, slo_words
+from tri_serve.plan.result import DemandPlan, EngineLoad, MemoryPlan, Plan, SpeedPlan, Term
+from tri_serve.plan.words import gib, percent, slo_words, span_with_unit
 
 _INDENT = "  "
 
@@ -22,6 +22,7 @@ def explanation(plan: Plan, *, width: int) -> list[str]:
         lines += ["", f"speed: {plan.speed.evidence}", *_wrapped(plan.speed.evidence_detail, width)]
         if plan.speed.evidence_file is not None:
             lines += _wrapped(f"from {plan.speed.evidence_file}", width)
+        lines += _shares(plan.speed, width)
         limits = {point.bound for point in plan.speed.decode}
         words = {
             "memory": "generating waits for weights and KV cache to be read: bytes / (bandwidth x share)",
@@ -40,6 +41,24 @@ def explanation(plan: Plan, *, width: int) -> list[str]:
         lines += ["", "rules that spoke"]
         for finding in plan.findings:
             lines += _wrapped(f"{finding.rule}: from {finding.source}", width)
+    return lines
+
+
+def _shares(speed: SpeedPlan, width: int) -> list[str]:
+    """What is attained, in percent, and what each figure rests on."""
+    lines: list[str] = []
+    for of in dict.fromkeys(share.of for share in speed.shares):
+        said = [
+            percent(one.share)
+            + ("" if one.batch is None else f" with {one.batch:,} at once")
+            + f", {one.basis}"
+            for one in speed.shares
+            if one.of == of
+        ]
+        lines += _wrapped(f"share of {of}: {'; '.join(said)}", width)
+    if speed.step_overhead is not None:
+        waits = span_with_unit(speed.step_overhead, "ms", 1e3)
+        lines += _wrapped(f"each step waits for the engine: {waits}", width)
     return lines
 
 

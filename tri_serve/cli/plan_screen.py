@@ -10,13 +10,16 @@ import click
 
 from tri_serve.cli.columns import Column, columns
 from tri_serve.cli.memory_bar import ASCII_BLOCKS, BLOCKS, bar, legend
+from tri_serve.cli.output import display_width
 from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import Change, DecodePoint, DemandPlan, Finding, MemoryPlan, Plan, SpeedPlan
 from tri_serve.plan.words import (
+    change_words,
     device_words,
     engine_words,
     engines_words,
     evidence_words,
+    fleet_words,
     gib,
     options_of,
     parameters_words,
@@ -24,8 +27,8 @@ from tri_serve.plan.words import (
     seconds,
     slo_words,
     span,
+    too_few_words,
     unknown_speed_words,
-    users_words,
     weights_words,
 )
 from tri_serve.render.text import grouped
@@ -55,6 +58,13 @@ def screen(plan: Plan, *, width: int, unicode: bool = True, start: str | None = 
         lines += _labelled("slo", slo_words(plan.slo), width)
     if plan.demand is not None:
         lines += _demand(plan.demand, width)
+        if few := too_few_words(plan):
+            lines += _labelled(
+                "",
+                few,
+                width,
+                colour="yellow",
+            )
     lines += _changes(plan.changes, width)
     if start:
         lines += ["", *command_lines(start, width)]
@@ -74,7 +84,7 @@ def verdict(plan: Plan, width: int) -> list[str]:
     elif not plan.memory.fits:
         word, colour, rest = "may fit", "yellow", f"on {where}: that is not worked out here"
     else:
-        word, colour, rest = "fits", "green", f"on {where}: {users_words(plan.memory)}"
+        word, colour, rest = "fits", "green", f"on {where}: {fleet_words(plan)}"
     first, *more = textwrap.wrap(f"{word} {rest}", width, subsequent_indent=" " * _LABEL)
     return [click.style(word, fg=colour, bold=True) + first.removeprefix(word), *more]
 
@@ -126,7 +136,7 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
         Column("context", number=True),
         Column("tokens/s each", number=True),
         Column("all together", number=True),
-        Column("first token", number=True),
+        Column("first token alone", number=True),
     )
     firsts = {point.tokens: seconds(point.ttft) for point in speed.prefill}
     rows = [
@@ -139,8 +149,9 @@ def _speed(speed: SpeedPlan, width: int) -> list[str]:
         )
         for point in _telling(speed.decode)
     ]
-    lines += [" " * _LABEL + line for line in columns(heads, rows, width=width - _LABEL)]
-    return lines
+    table = columns(heads, rows, width=width - _LABEL, fold=True)
+    indent = max(0, min(_LABEL, width - max(map(display_width, table))))
+    return [*lines, *(" " * indent + line for line in table)]
 
 
 def _telling(points: Sequence[DecodePoint]) -> list[DecodePoint]:
@@ -191,12 +202,14 @@ def _demand(demand: DemandPlan, width: int) -> list[str]:
 def _changes(changes: Sequence[Change], width: int) -> list[str]:
     lines: list[str] = []
     for change in changes:
-        words = f"{options_of(change.keys, change.gpu)}: {change.effect}"
-        lines += _labelled("" if lines else "change", words, width)
+        lines += _labelled("" if lines else "change", change_words(change), width)
     return lines
 
 
 def _labelled(label: str, text: str, width: int, *, colour: str | None = None) -> list[str]:
     wrapped = textwrap.wrap(text, width - _LABEL, break_on_hyphens=False, break_long_words=False) or [""]
-    head = click.style(label.ljust(_LABEL), fg=colour, bold=colour is not None)
+    filled = label.ljust(_LABEL)
+    head = click.style(filled, fg=colour, bold=True) if colour else click.style(filled, dim=True)
+    if not label:
+        head = filled
     return [head + wrapped[0], *(" " * _LABEL + line for line in wrapped[1:])]

@@ -13,11 +13,12 @@ from tri_serve.cli.columns import Column, columns
 from tri_serve.cli.notices import print_notices
 from tri_serve.cli.options import SpecSelection
 from tri_serve.cli.output import print_notes, terminal_width
-from tri_serve.cli.plan_answer import Answer, Asked, answer
+from tri_serve.cli.plan_answer import REFUSED, Answer, Asked, answer
+from tri_serve.cli.plan_device import AUTO
 from tri_serve.errors import TooLongError, UsageError
-from tri_serve.plan.catalogue import CPU, load_catalogue
+from tri_serve.plan.catalogue import CPU, find_gpu, load_catalogue
 from tri_serve.plan.result import DemandPlan, SpeedPlan
-from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span, users
+from tri_serve.plan.words import engines_words, evidence_words, rate_of_each, span
 from tri_serve.spec.keys import catalogue as spec_keys
 from tri_serve.spec.preset import preset_names
 from tri_serve.spec.secrets import mask_text
@@ -58,7 +59,15 @@ def compared(selection: SpecSelection, gpus: str, asked: Asked) -> list[Row]:
             f"plan compare {gpus}: the GPUs come first, and then the preset",
             hint=f"tri-serve plan compare {second} {gpus}",
         )
-    return [_row(name, selection, name, asked) for name in names]
+    # l4 and L4 are one row.
+    kinds = {name if name == AUTO else find_gpu(name).name: name for name in reversed(names)}
+    return [_row(name, selection, kind, asked) for kind, name in reversed(kinds.items())]
+
+
+def exit_code(rows: Sequence[Row]) -> int:
+    """That of a refused plan where not one of them works."""
+    works = (row.answer is not None and not row.answer.plan.refused for row in rows)
+    return 0 if any(works) else REFUSED
 
 
 def print_compared(rows: Sequence[Row]) -> None:
@@ -174,7 +183,7 @@ def _cells(row: Row) -> list[str]:
         return ["unknown"]
     length = plan.memory.max_model_len
     return [
-        f"{users(plan.memory):,} x {length:,}",
+        f"{plan.memory.users:,} x {length:,}",
         *([f"{plan.memory.kv_tokens:,}"] if plan.demand is None and plan.slo is None else []),
         *(["-", "-"] if plan.speed is None else _speed_cells(plan.speed, length)),
         *([] if plan.demand is None else _load_cells(plan.demand)),
@@ -197,7 +206,7 @@ def _load_cells(demand: DemandPlan) -> list[str]:
 
 def _print(heads: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     filled = [[*row, *["-"] * (len(heads) - len(row))] for row in rows]
-    for line in columns(heads, filled, width=terminal_width()):
+    for line in columns(heads, filled, width=terminal_width(), fold=True):
         click.echo(line)
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import click
 
+from tri_serve.cli.terminal import is_dumb
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -211,7 +213,7 @@ class LiveSteps:
 
 def steps() -> Steps:
     """The view that fits where stderr goes."""
-    return LiveSteps() if sys.stderr.isatty() else PlainSteps()
+    return LiveSteps() if sys.stderr.isatty() and not is_dumb() else PlainSteps()
 
 
 class SupervisorLines:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from tri_serve.cli.terminal import is_dumb
+
 if TYPE_CHECKING:
     from tri_serve.checkpoint.pull import Pulled, PullProgress
     from tri_serve.cli.progress import Steps
@@ -20,7 +22,7 @@ def pull_with_progress(model: ModelSpec, view: Steps) -> Pulled:
     """Fetch what is missing of ``model``; a step of ``view`` says how far it is. Raises as ``pull`` does."""
     from tri_serve.checkpoint.pull import pull
 
-    live = sys.stderr.isatty()
+    live = sys.stderr.isatty() and not is_dumb()
     shown = 0.0
     last: PullProgress | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from tri_serve.cli.options import SpecSelection, gpu_option, spec_options
 from tri_serve.cli.output import print_notes
 
 if TYPE_CHECKING:
+    from tri_serve.spec.engine import EngineKind
     from tri_serve.spec.load import LoadedSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,7 +32,23 @@ def render() -> None:
 
 
 def _render_options(command: Command) -> Command:
-    """What every form takes: the spec, --gpu, --output and --force."""
+    """What every form of an engine takes: the spec, --gpu, --output, --force and --allow-refused."""
+
+    @click.option(
+        "--allow-refused",
+        is_flag=True,
+        help="Write it although tri-serve plan refuses it on --gpu; the file begins with what is refused.",
+    )
+    @_file_options
+    @functools.wraps(command)
+    def with_options(selection: SpecSelection, output: Path | None, force: bool, allow_refused: bool) -> None:
+        command(selection=selection, output=output, force=force, refused=_refused(selection, allow_refused))
+
+    return with_options  # type: ignore[return-value]  # the parameters that click passes have changed
+
+
+def _file_options(command: Command) -> Command:
+    """The spec, --gpu, --output and --force."""
 
     @spec_options
     @gpu_option
@@ -40,15 +57,15 @@ def _render_options(command: Command) -> Command:
     )
     @click.option("--force", is_flag=True, help="Replace the file if it exists.")
     @functools.wraps(command)
-    def with_options(selection: SpecSelection, output: Path | None, force: bool) -> None:
-        command(selection=selection, output=output, force=force)
+    def with_options(selection: SpecSelection, output: Path | None, force: bool, **more: Any) -> None:
+        command(selection=selection, output=output, force=force, **more)
 
     return with_options  # type: ignore[return-value]  # the parameters that click passes have changed
 
 
 @render.command()
 @_render_options
-def shell(selection: SpecSelection, output: Path | None, force: bool) -> None:
+def shell(selection: SpecSelection, output: Path | None, force: bool, refused: Sequence[str]) -> None:
     """A POSIX shell script that becomes the engine.
 
     Secrets come from its environment, or from the file that SECRETS_FILE names. Arguments of the script are the
@@ -56,18 +73,19 @@ def shell(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """
     from tri_serve.launch.standalone import remarks, standalone_launch
     from tri_serve.render.shell import shell_script
+    from tri_serve.render.text import with_refusals
 
     loaded = selection.load()
     config = standalone_launch(loaded.spec, port=_port(loaded))
-    text = shell_script(loaded.spec, config, command=_written("shell", selection))
-    _give(text, output, force=force, mode=0o755)
+    text = shell_script(loaded.spec, config, command=_written("shell", selection, refused))
+    _give(with_refusals(text, refused), output, force=force, mode=0o755)
     print_notices(loaded.notes)
-    print_notes((*remarks(loaded.spec), *_plan_words(selection)))
+    print_notes(remarks(loaded.spec))
 
 
 @render.command()
 @_render_options
-def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
+def env(selection: SpecSelection, output: Path | None, force: bool, refused: Sequence[str]) -> None:
     """The engine's variables, without secrets.
 
     One NAME=value a line, for docker run --env-file and systemd's EnvironmentFile= alike; a value that the two
@@ -75,16 +93,18 @@ def env(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """
     from tri_serve.launch.standalone import standalone_launch
     from tri_serve.render.env import env_file
+    from tri_serve.render.text import with_refusals
 
     loaded = selection.load()
     config = standalone_launch(loaded.spec, port=_port(loaded))
-    _give(env_file(loaded.spec, config, command=_written("env", selection)), output, force=force)
+    text = env_file(loaded.spec, config, command=_written("env", selection, refused))
+    _give(with_refusals(text, refused), output, force=force)
     print_notices(loaded.notes)
 
 
 @render.command()
 @_render_options
-def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
+def compose(selection: SpecSelection, output: Path | None, force: bool, refused: Sequence[str]) -> None:
     """A Docker Compose file with the engines.
 
     Each is a service in the engine's own image, or in engine.image. Ports are published at gateway.host, which is
@@ -92,19 +112,20 @@ def compose(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """
     from tri_serve.launch.standalone import container_launch, remarks
     from tri_serve.render.compose import compose_file
+    from tri_serve.render.text import with_refusals
 
     loaded = selection.load()
     config = container_launch(loaded.spec, port=_port(loaded))
-    text = compose_file(loaded.spec, config, command=_written("compose", selection))
-    _give(text, output, force=force)
+    text = compose_file(loaded.spec, config, command=_written("compose", selection, refused))
+    _give(with_refusals(text, refused), output, force=force)
     engines = loaded.spec.fleet.initial_replicas
     print_notices(loaded.notes)
-    print_notes((*remarks(loaded.spec, engines=engines), *_plan_words(selection)))
+    print_notes(remarks(loaded.spec, engines=engines))
 
 
 @render.command()
 @_render_options
-def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
+def systemd(selection: SpecSelection, output: Path | None, force: bool, refused: Sequence[str]) -> None:
     """A systemd unit that runs one engine.
 
     It runs as a user of its own. engine.command or engine.python say where the engine is; without them it is looked
@@ -112,24 +133,24 @@ def systemd(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """
     from tri_serve.launch.standalone import remarks, standalone_launch
     from tri_serve.render.systemd import seen_words, systemd_unit, unit_name
+    from tri_serve.render.text import with_refusals
 
     loaded = selection.load()
     config = standalone_launch(loaded.spec, port=_port(loaded))
-    text = systemd_unit(loaded.spec, config, command=_written("systemd", selection))
-    _give(text, output, force=force)
+    text = systemd_unit(loaded.spec, config, command=_written("systemd", selection, refused))
+    _give(with_refusals(text, refused), output, force=force)
     print_notices(loaded.notes)
     print_notes(
         (
             *remarks(loaded.spec),
-            *_plan_words(selection),
             *seen_words(loaded.spec, config),
-            *_install_words(unit_name(loaded.spec), config.argv[0]),
+            *_install_words(unit_name(loaded.spec), loaded.spec.engine.kind, config.argv[0]),
         )
     )
 
 
 @render.command()
-@_render_options
+@_file_options
 def quickstart(selection: SpecSelection, output: Path | None, force: bool) -> None:
     """A Python script that asks one question.
 
@@ -142,29 +163,42 @@ def quickstart(selection: SpecSelection, output: Path | None, force: bool) -> No
     print_notices(loaded.notes)
 
 
-def _install_words(name: str, program: str) -> tuple[str, ...]:
+def _install_words(name: str, kind: EngineKind, program: str) -> tuple[str, ...]:
     if program.startswith("/"):
         return ()
+    from tri_serve.launch.standalone import installed_command
+
+    example = ",".join(installed_command(kind))
     return (
         f"{name}.service finds {program} only in systemd's own PATH; if it is elsewhere: "
-        f"--set engine.command=[/opt/vllm/bin/vllm,serve] (yours), for example.",
+        f"--set engine.command=[{example}] (yours), for example.",
     )
 
 
-def _plan_words(selection: SpecSelection) -> tuple[str, ...]:
-    """What a plan for the GPU that was named refuses; the file is for whoever knows better."""
+def _refused(selection: SpecSelection, allowed: bool) -> tuple[str, ...]:
+    """What a plan for the GPU that was named refuses, for whoever knows better and allows it.
+
+    Raises LaunchError, with what works, if that is not allowed.
+    """
     if selection.gpu is None:
         return ()
     from tri_serve.cli.plan_answer import Asked, answer
-    from tri_serve.errors import TriServeError
+    from tri_serve.errors import LaunchError, TriServeError
     from tri_serve.plan.make import Question
+    from tri_serve.plan.words import options_of
 
     try:
         plan = answer(selection, selection.gpu, Asked(Question())).plan
     except TriServeError:  # what cannot be planned is not refused: the checkpoint may lie elsewhere
         return ()
-    refusals = [finding.message for finding in plan.findings if finding.severity == "refusal"]
-    return tuple(f"tri-serve plan refuses this on {plan.device.title}: {message}" for message in refusals)
+    refusals = [finding for finding in plan.findings if finding.severity == "refusal"]
+    words = tuple(f"tri-serve plan refuses this on {plan.device.title}: {one.message}" for one in refusals)
+    if words and not allowed:
+        works = [f"{options_of(one.change)} works" for one in refusals if one.change]
+        raise LaunchError(
+            "\n".join(words), hint="; ".join([*works, "--allow-refused writes the file all the same"])
+        )
+    return words
 
 
 def _port(loaded: LoadedSpec) -> int | None:
@@ -174,13 +208,14 @@ def _port(loaded: LoadedSpec) -> int | None:
     return None if loaded.origins["gateway.port"] == DEFAULT else loaded.spec.gateway.port
 
 
-def _written(form: str, selection: SpecSelection) -> str:
+def _written(form: str, selection: SpecSelection, refused: Sequence[str] = ()) -> str:
     """The command line that makes the same file again, on one line and without secrets."""
     from tri_serve.spec.secrets import mask_assignment
 
     words = ["tri-serve", "render", form, *([selection.preset] if selection.preset else [])]
     words += [word for path in selection.files for word in ("-f", str(path))]
     words += ["--gpu", selection.gpu] if selection.gpu else []
+    words += ["--allow-refused"] if refused else []
     words += [word for said in selection.sets for word in ("--set", mask_assignment(said))]
     words += [word for said in selection.set_strings for word in ("--set-string", mask_assignment(said))]
     return " ".join(shlex.join(words).split())

@@ -7,7 +7,7 @@ from pathlib import Path
 from tri_serve.checkpoint.architecture import Architecture
 from tri_serve.checkpoint.quantization import QuantizationFacts, check_quantization
 from tri_serve.errors import LaunchError, SpecError
-from tri_serve.plan.constraints import Request, check
+from tri_serve.plan.constraints import Request, remedied
 from tri_serve.plan.constraints.memory import FITS, is_certainly_too_large
 from tri_serve.plan.constraints.voided import LONGER, context_voided_by
 from tri_serve.plan.facts import ModelFacts, PlanDevice
@@ -57,7 +57,7 @@ def check_plan(spec: Spec, device: PlanDevice, model: ModelFacts) -> tuple[str, 
     request = Request(spec, model, idle, memory=memory, planner=memory_of)
     refused: list[Finding] = []
     warnings: list[str] = []
-    for finding in check(request):
+    for finding in remedied(request):
         if finding.rule in _SAID_ELSEWHERE:
             continue
         by_priors = finding.rule == FITS.name and not is_certainly_too_large(request)

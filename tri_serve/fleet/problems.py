@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tri_serve.errors import TriServeError
+from tri_serve.errors import LOCAL_PARTS, MissingExtraError, TriServeError
 
 
 @dataclass
@@ -35,10 +35,15 @@ class Problems:
         if len(self.found) == 1:
             raise self.found[0]
         lines = [f"{len(self.found)} things stand in the way:"]
-        for error in self.found:
+        # One command installs all parts of LOCAL_PARTS: it is said once, below the last of them.
+        missing = (error for error in self.found if isinstance(error, MissingExtraError))
+        parts = [error for error in missing if error.extra in LOCAL_PARTS]
+        hints = {id(error): "" for error in parts[:-1]}
+        hints |= {id(error): max((part.hint or "" for part in parts), key=len) for error in parts[-1:]}
+        for error in sorted(self.found, key=lambda error: error not in parts):
             lines.append(f"  - {error.message}".replace("\n", "\n  "))
-            if error.hint:
-                lines.append(f"    hint: {error.hint}")
+            if hint := hints.get(id(error), error.hint):
+                lines.append(f"    hint: {hint}")
         combined = TriServeError("\n".join(lines))
         combined.exit_code = self.found[0].exit_code
         raise combined

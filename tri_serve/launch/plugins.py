@@ -7,6 +7,7 @@ vllm.general_plugins). Both are put in without their dependencies: torch and vLL
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -82,7 +83,7 @@ def has_plugin(environment: EngineEnvironment, plugin: Plugin) -> bool:
 def require_plugin(environment: EngineEnvironment, plugin: Plugin) -> None:
     """Raises EngineEnvironmentError if an environment of the user's own lacks it: nothing is put into that one."""
     if not has_plugin(environment, plugin):
-        packages = " ".join(f"'{package}'" for package in plugin.packages)
+        packages = shlex.join(plugin.packages)
         raise EngineEnvironmentError(
             f"the checkpoint is stored by {plugin.method}, and {environment.python} lacks "
             f"{' or '.join(plugin.modules)}",

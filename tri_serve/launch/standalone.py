@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -15,6 +16,7 @@ from tri_serve.launch.device import Device
 from tri_serve.launch.images import require_whole_image, stored_method
 from tri_serve.launch.options import Option, spaced
 from tri_serve.launch.version_gates import (
+    TITLES,
     VersionGate,
     newer_than_known,
     version_gate,
@@ -123,8 +125,8 @@ def _remarks(spec: Spec, engines: int) -> Iterator[str]:
         from tri_serve.launch.plugins import plugin_for
 
         if plugin := plugin_for(spec.engine.kind, spec.engine.version, "bitsandbytes"):
-            packages = " ".join(f"'{package}'" for package in plugin.packages)
-            yield f"vLLM {spec.engine.version} needs more for bitsandbytes, where it runs: pip install {packages}."
+            packages = shlex.join(plugin.packages)
+            yield f"vLLM {spec.engine.version} needs more for bitsandbytes, where it runs: pip install {packages}"
     if engines > 1:
         yield (
             f"{engines} engines, each on a port of its own and none in front of them: `tri-serve up` runs a fleet "
@@ -155,11 +157,30 @@ def _of_kind(spec: Spec, kind: EngineKind) -> Spec:
 def _command(spec: Spec) -> tuple[str, ...]:
     engine = spec.engine
     if engine.command is not None:
+        _check_command(engine.command, engine.kind)
         return engine.command
     if engine.python is None:
         return COMMANDS[engine.kind]
     module = "vllm.entrypoints.cli.main" if engine.kind == "vllm" else "sglang.launch_server"
     return (engine.python, "-m", module, *(("serve",) if engine.kind == "vllm" else ()))
+
+
+def _check_command(command: tuple[str, ...], kind: EngineKind) -> None:
+    """A command that names the other engine would be given flags that it does not know."""
+    other: EngineKind = "sglang" if kind == "vllm" else "vllm"
+    named = {PurePosixPath(word).name.partition(".")[0] for word in command}
+    if other in named and kind not in named:
+        example = ",".join(installed_command(kind))
+        raise LaunchError(
+            f"engine.command: {' '.join(command)} starts {TITLES[other]}, and engine.kind is {kind}",
+            hint=f"--set engine.command=[{example}] (yours), or --set engine.kind={other}",
+        )
+
+
+def installed_command(kind: EngineKind) -> tuple[str, ...]:
+    """``COMMANDS`` with the full path that it has in an environment below /opt, as an example to write."""
+    program, *words = COMMANDS[kind]
+    return (f"/opt/{kind}/bin/{program}", *words)
 
 
 def _model(spec: Spec) -> tuple[str, ...]:

@@ -105,6 +105,12 @@ def recommended_limits(
     if sequences == own.sequences:
         return Recommendation(Limits(own.sequences, tokens), f"vLLM's own limit here; {holds}", pace)
     if room < (1 + _WORTH) * own_room:
+        asked = engine.max_num_seqs
+        if asked is not None and sequences <= asked < own.sequences:
+            # More at once would only take room from conversations of full length.
+            kept = held(asked)
+            reason = f"KV cache of {kept:,} tokens holds {kept // each:,} requests of {each:,} tokens"
+            return Recommendation(Limits(asked, max(tokens, asked)), reason, pace)
         more = room / own_room - 1
         reason = f"vLLM's own limit here; {sequences:,} would make only {more:.0%} more room in the KV cache"
         return Recommendation(Limits(own.sequences, tokens), reason, pace)

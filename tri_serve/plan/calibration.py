@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tri_serve.errors import UsageError
 from tri_serve.plan.calibration_table import (
@@ -20,7 +20,7 @@ from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.facts import Gpu, ModelFacts
 from tri_serve.plan.result import Range
 from tri_serve.plan.roofline import Roofline, roofline
-from tri_serve.plan.shares import Pace, Shares, prior_shares
+from tri_serve.plan.shares import Pace, Shares, interpolated, prior_shares
 from tri_serve.spec.engine import EngineSpec
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ _TOO_LITTLE = 0.001
 """Less is no engine at work."""
 _LEAST_SHARE = 0.01
 """Down to which measurements that differ widely make a range reach, unless they are that low themselves."""
+_FURTHER = 4
+"""Times the largest batch measured at which nothing is left of what was measured but its middle, where the prior
+says nothing of larger ones."""
 _LEAST_LEVERAGE = 0.05
 """Below it the steps of a batch are so alike that time per byte and time per step cannot be told apart."""
 
@@ -102,16 +105,61 @@ def _measured(calibration: Calibration, prior: Shares) -> Shares:
     assumed = [name for name, measured in known.items() if not measured]
     count = f"{calibration.points} measurement{'s' if calibration.points > 1 else ''}"
     of_what = f"{calibration.gpu} with {calibration.engine} {', '.join(calibration.versions)}"
-    rest = f"; {' and '.join(assumed)} not measured: a prior" if assumed else ""
+    batches = tuple(knot.batch for knot in calibration.memory)
+    rest = f"; measured up to {batches[-1]:,} at once, beyond that as a prior falls" if batches else ""
+    rest += f"; {' and '.join(assumed)} not measured: a prior" if assumed else ""
+    others: dict[Literal["compute", "prefill"], Range | None] = {
+        "compute": calibration.compute,
+        "prefill": calibration.prefill,
+    }
     return replace(
         prior,
-        memory=tuple((knot.batch, knot.share) for knot in calibration.memory) or prior.memory,
+        memory=_beyond(tuple((knot.batch, knot.share) for knot in calibration.memory), prior.memory),
         compute=calibration.compute or prior.compute,
         prefill=calibration.prefill or prior.prefill,
         overhead=calibration.overhead,
         evidence="calibrated",
         detail=f"{count} of {of_what} {calibration.quantization}{rest}",
+        measured_batches=batches,
+        measured=tuple(name for name, share in others.items() if share is not None),
     )
+
+
+def _beyond(
+    measured: tuple[tuple[int, Range], ...], prior: tuple[tuple[int, Range], ...]
+) -> tuple[tuple[int, Range], ...]:
+    """The measured shares of bandwidth, and beyond them what the prior makes of the nearest: it falls with more
+    sequences as the prior does, and is as uncertain."""
+    if not measured:
+        return prior
+    (first, _), (last, _) = measured[0], measured[-1]
+    below = [batch for batch, _ in prior if batch < first] or ([1] if first > 1 else [])
+    above = [batch for batch, _ in prior if batch > last] or [_FURTHER * last]
+    return (
+        *((batch, _carried(batch, measured[0], prior)) for batch in below),
+        *measured,
+        *((batch, _carried(batch, measured[-1], prior)) for batch in above),
+    )
+
+
+def _carried(batch: int, nearest: tuple[int, Range], prior: tuple[tuple[int, Range], ...]) -> Range:
+    """The share of ``nearest`` carried to ``batch``, with at least the prior's width around it."""
+    at, share = nearest
+    there, here = _prior_at(batch, prior), _prior_at(at, prior)
+    likely = min(1.0, share.likely * there.likely / here.likely)
+    return Range(
+        low=likely * min(share.low / share.likely, there.low / there.likely),
+        likely=likely,
+        high=min(1.0, likely * max(share.high / share.likely, there.high / there.likely)),
+    )
+
+
+def _prior_at(batch: int, prior: tuple[tuple[int, Range], ...]) -> Range:
+    low, likely, high = (
+        interpolated(tuple((at, getattr(share, name)) for at, share in prior), batch)
+        for name in ("low", "likely", "high")
+    )
+    return Range(low=low, likely=likely, high=high)
 
 
 def _fit_group(points: Sequence[Measurement], model: ModelFacts) -> Calibration:

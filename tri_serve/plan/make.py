@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tri_serve.errors import TooLongError
 from tri_serve.plan.calibration import shares_for
 from tri_serve.plan.calibration_table import CalibrationTable
-from tri_serve.plan.constraints import Request, check, kernel_expectation
+from tri_serve.plan.constraints import Request, kernel_expectation, remedied
 from tri_serve.plan.demand import check_lengths, plan_demand, plan_slo
 from tri_serve.plan.facts import Gpu, ModelFacts, PlanDevice
 from tri_serve.plan.memory import plan_memory
@@ -69,7 +69,7 @@ def make_plan(
 
     memory = memory_of(device, spec.engine, length)
     request = Request(spec, model, device, memory=memory, planner=memory_of, gpus=larger)
-    findings = check(request)
+    findings = remedied(request)
     speed: SpeedPlan | None = None
     slo: SloPlan | None = None
     demand: DemandPlan | None = None
@@ -92,6 +92,7 @@ def make_plan(
         engine=f"{spec.engine.kind} {spec.engine.version}",
         kernel=kernel_expectation(request),
         findings=findings,
+        replicas=spec.fleet.most_replicas,
         memory=memory,
         speed=speed,
         slo=slo,
@@ -109,9 +110,12 @@ def _speed(
 ) -> SpeedPlan:
     longest = max(question.contexts or (0,))
     if longest > memory.max_model_len:
+        made_for = model.architecture.context
         raise TooLongError(
             f"--context {longest}: max_model_len allows {memory.max_model_len} tokens",
-            hint="shorten it, or raise model.max_model_len if the model allows it",
+            hint=f"--context {memory.max_model_len} at most: the model was made for {made_for:,} tokens"
+            if longest > made_for
+            else f"--set model.max_model_len={longest}, or --context {memory.max_model_len} at most",
         )
     contexts = question.contexts or tuple(
         dict.fromkeys((min(_CONTEXT, memory.max_model_len), memory.max_model_len))

@@ -7,6 +7,7 @@ given on the command line, or to vLLM as ``--metadata gpu=l4 version=0.32.0 quan
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -121,13 +122,22 @@ def _documents(path: Path) -> Iterator[Any]:
 def _measurement(item: Any, index: int, path: Path, known: Mapping[str, Any]) -> Measurement:
     if not isinstance(item, dict):
         raise UsageError(f"{path}: measurement {index} is no object", hint=_FORMAT)
+    for key in item.keys() - Measurement.model_fields.keys():
+        near = difflib.get_close_matches(str(key), Measurement.model_fields, n=1, cutoff=0.5)
+        said = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(
+            f"{path}: measurement {index}: there is no key {str(key)[:40]!r}{said}", hint=_FORMAT
+        )
     try:
         measurement = Measurement.model_validate({**known, **item})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{path}: measurement {index}: {key}: {first['msg']}", hint=_FORMAT) from error
-    return measurement.model_copy(update={"gpu": find_gpu(measurement.gpu).name})
+    try:
+        return measurement.model_copy(update={"gpu": find_gpu(measurement.gpu).name})
+    except UsageError as error:
+        raise UsageError(f"{path}: measurement {index}: {error.message}", hint=error.hint) from error
 
 
 def _from_bench_serve(

@@ -11,6 +11,7 @@ from tri_serve.plan.words import (
     device_words,
     engine_words,
     engines_words,
+    fleet_words,
     gib,
     options_of,
     parameters_words,
@@ -19,7 +20,6 @@ from tri_serve.plan.words import (
     slo_words,
     span,
     unknown_speed_words,
-    users_words,
     weights_words,
 )
 
@@ -75,7 +75,8 @@ def page(
         parts.append(_demand(plan.demand))
     if plan.changes:
         rows = [
-            [_code(options_of(change.keys, change.gpu)), escape(change.effect)] for change in plan.changes
+            [_code(options_of(change.keys, change.gpu, change.preset)), escape(change.effect)]
+            for change in plan.changes
         ]
         parts.append(f"<h2>What to change</h2>\n{_table(['with', 'comes'], rows)}")
     if start is not None:
@@ -103,7 +104,7 @@ def _head(plan: Plan, title: str, notes: Sequence[str]) -> str:
     elif not plan.memory.fits:
         verdict = f"May fit on {where}: that is not worked out here"
     else:
-        verdict = f'<span class="good">Fits</span> on {where}: {escape(users_words(plan.memory))}'
+        verdict = f'<span class="good">Fits</span> on {where}: {escape(fleet_words(plan))}'
     model = plan.model
     quantization = "" if model.quantization == "none" else f"{model.quantization}; "
     facts = (

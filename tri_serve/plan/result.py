@@ -91,6 +91,13 @@ class MemoryPlan(PlanModel):
         """Whether one sequence of full length can run."""
         return self.full_length_sequences >= 1
 
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
+    @property
+    def users(self) -> int:
+        """Sequences of ``max_model_len`` tokens that run at once: whole ones, as KV cache and ``max_num_seqs``
+        allow."""
+        return min(int(self.full_length_sequences), self.max_num_seqs)
+
 
 class Range(PlanModel):
     """A prediction: never one number."""
@@ -134,6 +141,16 @@ class PrefillPoint(PlanModel):
     """Prompt tokens a second."""
 
 
+class AttainedShare(PlanModel):
+    """Which part of what the device could do an engine attains."""
+
+    of: Literal["bandwidth", "arithmetic, generating", "arithmetic, prompts"]
+    batch: int | None = None
+    """Sequences at once, for the bandwidth; between two of them it is on a straight line over log2."""
+    share: Range
+    basis: Literal["measured", "beyond what was measured", "prior"]
+
+
 class SpeedPlan(PlanModel):
     """How fast one engine should be."""
 
@@ -143,6 +160,10 @@ class SpeedPlan(PlanModel):
     """Which measurements, or which prior."""
     evidence_file: str | None = None
     """The calibration file that holds them; none: a prior."""
+    shares: tuple[AttainedShare, ...] = ()
+    """What the prediction is made with."""
+    step_overhead: Range | None = None
+    """Seconds of each step in which the device waits for the engine."""
     decode: tuple[DecodePoint, ...]
     prefill: tuple[PrefillPoint, ...]
     largest_batch_for_slo: int | None = None
@@ -233,9 +254,12 @@ class Change(PlanModel):
     """Something that could be asked for instead, and what would come of it."""
 
     keys: dict[str, str]
-    """Keys of the spec and the values to give them."""
+    """Keys of the spec and the values to give them; empty, with neither GPU nor preset: nothing brings what is
+    asked, which ``effect`` says."""
     gpu: str | None = None
     """Another kind of GPU; none: the same."""
+    preset: str | None = None
+    """Another preset: the same model stored otherwise; none: the same."""
     effect: str
     """What is different then, with the numbers."""
 
@@ -281,6 +305,8 @@ class Plan(PlanModel):
     kernel: str
     """The kernel that is expected to multiply by the quantised weights: ``Marlin``."""
     findings: tuple[Finding, ...]
+    replicas: int = 1
+    """Engines that ``fleet.replicas`` asks for; the most of them where their number follows the load."""
     memory: MemoryPlan | None
     """None where a refusal leaves nothing to compute."""
     speed: SpeedPlan | None

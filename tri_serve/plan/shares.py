@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tri_serve.plan.facts import Gpu
-from tri_serve.plan.result import Range
+from tri_serve.plan.result import AttainedShare, Range
 
 Evidence = Literal["prior", "calibrated"]
+Basis = Literal["measured", "beyond what was measured", "prior"]
 End = Literal["slow", "likely", "fast"]
 ENDS: tuple[End, ...] = ("fast", "likely", "slow")
 
@@ -33,15 +34,20 @@ class Pace:
 
     def memory_at(self, batch: float) -> float:
         """The share with ``batch`` sequences: straight lines over log2(batch), level beyond both ends."""
-        before_batch, before = self.memory[0]
-        if batch <= before_batch:
-            return before
-        for at, share in self.memory[1:]:
-            if batch <= at:
-                along = math.log2(batch / before_batch) / math.log2(at / before_batch)
-                return before + along * (share - before)
-            before_batch, before = at, share
+        return interpolated(self.memory, batch)
+
+
+def interpolated(knots: tuple[tuple[int, float], ...], batch: float) -> float:
+    """A share between those that are known: straight lines over log2(batch), level beyond both ends."""
+    before_batch, before = knots[0]
+    if batch <= before_batch:
         return before
+    for at, share in knots[1:]:
+        if batch <= at:
+            along = math.log2(batch / before_batch) / math.log2(at / before_batch)
+            return before + along * (share - before)
+        before_batch, before = at, share
+    return before
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,33 @@ class Shares:
     """For people: which measurements, or which prior."""
     file: str | None = None
     """The calibration file that they are from; none: a prior."""
+    measured_batches: tuple[int, ...] = ()
+    """Sequences at once for which ``memory`` was measured; the rest of it reaches beyond them."""
+    measured: tuple[Literal["compute", "prefill"], ...] = ()
+    """Which other shares were."""
+
+    def attained(self) -> tuple[AttainedShare, ...]:
+        """The same for people and programs, each with what it rests on."""
+        shares = [
+            AttainedShare(of="bandwidth", batch=batch, share=share, basis=self._basis(batch))
+            for batch, share in self.memory
+        ]
+        generating = AttainedShare(
+            of="arithmetic, generating",
+            share=self.compute,
+            basis="measured" if "compute" in self.measured else "prior",
+        )
+        prompts = AttainedShare(
+            of="arithmetic, prompts",
+            share=self.prefill,
+            basis="measured" if "prefill" in self.measured else "prior",
+        )
+        return (*shares, generating, prompts)
+
+    def _basis(self, batch: int) -> Basis:
+        if not self.measured_batches:
+            return "prior"
+        return "measured" if batch in self.measured_batches else "beyond what was measured"
 
     def pace(self, end: End) -> Pace:
         """What the shares are at one end of their ranges."""

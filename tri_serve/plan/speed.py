@@ -46,6 +46,8 @@ def plan_speed(
         evidence=shares.evidence,
         evidence_detail=shares.detail,
         evidence_file=shares.file,
+        shares=shares.attained(),
+        step_overhead=shares.overhead,
         decode=tuple(
             _decode_point(roof, shares, memory, batch, context) for context in contexts for batch in batches
         ),

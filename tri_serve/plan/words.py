@@ -6,6 +6,7 @@ import math
 import shlex
 
 from tri_serve.plan.result import (
+    Change,
     DecodePoint,
     DemandPlan,
     MemoryPlan,
@@ -58,6 +59,12 @@ def span_with_unit(values: Range, unit: str, scale: float = 1.0) -> str:
     return f"{likely} {unit}" if low == high else f"{likely} {unit} ({low}-{high})"
 
 
+def percent(share: Range) -> str:
+    """``61% (58-64)``."""
+    likely, low, high = (number(100 * value) for value in (share.likely, share.low, share.high))
+    return f"{likely}% ({low}-{high})"
+
+
 def rate_of_each(point: DecodePoint) -> Range:
     """Tokens a second of one sequence among those of ``point``."""
     rate = point.rate
@@ -76,15 +83,38 @@ def engine_words(plan: Plan) -> str:
     return plan.engine if plan.kernel.startswith("none") else f"{plan.engine}, kernel {plan.kernel}"
 
 
-def users(memory: MemoryPlan) -> int:
-    """Conversations of full length at once: whole ones."""
-    return int(memory.full_length_sequences)
-
-
 def users_words(memory: MemoryPlan) -> str:
-    """``5 users at once with 8,192 tokens each``."""
-    count = users(memory)
-    return f"{count:,} user{'s' * (count != 1)} at once with {memory.max_model_len:,} tokens each"
+    """``5 users at once with 8,192 tokens each``; with what the KV cache could hold where fewer may run."""
+    said = f"{counted(memory.users, 'user')} at once with {memory.max_model_len:,} tokens each"
+    room = int(memory.full_length_sequences)
+    return said if room <= memory.users else f"{said} (KV cache has room for {room:,})"
+
+
+def fleet_words(plan: Plan) -> str:
+    """``5 users at once with 8,192 tokens each; 15 with 3 engines``: of one, and of all."""
+    if plan.memory is None:
+        return ""
+    said = users_words(plan.memory)
+    return (
+        said
+        if plan.replicas == 1
+        else f"{said}; {plan.replicas * plan.memory.users:,} with {plan.replicas} engines"
+    )
+
+
+def too_few_words(plan: Plan) -> str:
+    """That ``fleet.replicas`` are fewer than the load takes; empty if they are not."""
+    demand = plan.demand
+    if plan.replicas == 1 or demand is None or demand.replicas is None:
+        return ""
+    if demand.replicas.likely <= plan.replicas:
+        return ""
+    return f"fleet.replicas is {plan.replicas}: too few"
+
+
+def counted(count: int, what: str) -> str:
+    """``1 user``, ``1,024 users``."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def weights_words(plan: Plan) -> str:
@@ -110,7 +140,7 @@ def slo_words(slo: SloPlan) -> str:
             return f"{asked}: not one such request fits"
         return f"{asked}: not kept even for one user at once: {slo.breaks}"
     some = span(slo.users)
-    many = f"one engine keeps it up to {some} user{'s' * (some != '1')} at once"
+    many = f"one engine keeps it up to {some} user{'s' * (max(kept, round(slo.users.high)) != 1)} at once"
     if not slo.breaks:
         return f"{asked}: {many}, as many as fit"
     return f"{asked}: {many}; {kept + 1:,} would have {slo.breaks}"
@@ -141,7 +171,13 @@ def engines_words(demand: DemandPlan) -> str:
     return f"{some} engine{'s' * (some != '1')}"
 
 
-def options_of(keys: dict[str, str], gpu: str | None = None) -> str:
-    """The options that ask for these values: ``--gpu l40s --set engine.tensor_parallel_size=2``."""
+def options_of(keys: dict[str, str], gpu: str | None = None, preset: str | None = None) -> str:
+    """The arguments that ask for these values: ``tri-21b-awq --gpu l40s --set engine.tensor_parallel_size=2``."""
     sets = (f"--set {shlex.quote(f'{key}={value}')}" for key, value in keys.items())
-    return " ".join([*([f"--gpu {gpu}"] if gpu else []), *sets])
+    return " ".join([*([preset] if preset else []), *([f"--gpu {gpu}"] if gpu else []), *sets])
+
+
+def change_words(change: Change) -> str:
+    """What to ask for, and what comes of it; only the latter where nothing can be asked for."""
+    options = options_of(change.keys, change.gpu, change.preset)
+    return f"{options}: {change.effect}" if options else change.effect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tri_serve.errors import LaunchError
 from tri_serve.launch.config import LaunchConfig
-from tri_serve.render.text import heading, secret_names, summary
+from tri_serve.render.text import heading, secret_lines, summary
 from tri_serve.spec.models import Spec
 
 
@@ -26,8 +26,9 @@ def env_file(spec: Spec, config: LaunchConfig, *, command: str) -> str:
         heading(command),
         f"# Variables for {summary(spec, config)}",
         "# For docker run --env-file FILE, or EnvironmentFile=FILE in a systemd unit: nothing here is quoted.",
-        "# Secrets belong in a file of their own that nobody else can read (chmod 600):",
-        *(f"#   {name}: {use}" for name, use in secret_names(spec, config)),
+        *secret_lines(
+            spec, config, "Secrets belong in a file of their own that nobody else can read (chmod 600)"
+        ),
         *(f"{name}={value}" for name, value in config.env.items()),
     ]
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from tri_serve.errors import LaunchError
 from tri_serve.launch.config import LaunchConfig
 from tri_serve.launch.standalone import is_directory
-from tri_serve.render.text import STOP_MARGIN_SECONDS, grouped, heading, secret_names, summary
+from tri_serve.render.text import STOP_MARGIN_SECONDS, grouped, heading, secret_lines, summary
 from tri_serve.spec.models import Spec
 
 # A user of its own (DynamicUser) that can write to its state and cache alone. What is left out, and why:
@@ -75,8 +75,7 @@ def systemd_unit(spec: Spec, config: LaunchConfig, *, command: str) -> str:
         heading(command),
         f"# {summary(spec, config)}",
         f"# Install as /etc/systemd/system/{name}.service. Secrets are lines of NAME=value in",
-        f"# {secrets} (owner root, mode 600):",
-        *(f"#   {secret}: {use}" for secret, use in secret_names(spec, config)),
+        *secret_lines(spec, config, f"{secrets} (owner root, mode 600)"),
         *([f"# The engine runs as a user of its own, which must be able to read {reads}."] if reads else []),
         "[Unit]",
         f"Description={_specifiers(spec.model.served_name)} on {spec.engine.kind} {spec.engine.version}",

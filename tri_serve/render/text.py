@@ -35,6 +35,19 @@ def secret_names(spec: Spec, config: LaunchConfig) -> tuple[tuple[str, str], ...
     return tuple((dict.fromkeys(config.secret_env, "which the spec names") | uses).items())
 
 
+def with_refusals(text: str, refusals: Sequence[str]) -> str:
+    """The file with what a plan refuses in comments at its beginning, in a script below its first line."""
+    comments = "".join(f"# {' '.join(words.split())}\n" for words in refusals)
+    shell, _, rest = text.partition("\n") if text.startswith("#!") else ("", "", text)
+    return f"{shell}\n{comments}{rest}" if shell else comments + rest
+
+
+def secret_lines(spec: Spec, config: LaunchConfig, before: str) -> list[str]:
+    """Comments: ``before``, which says where secrets go, and below it which there are; or that there is none."""
+    names = [f"#   {name}: {use}" for name, use in secret_names(spec, config)]
+    return [f"# {before}:", *names] if names else [f"# {before}. This engine needs none."]
+
+
 def grouped(argv: Sequence[str]) -> list[tuple[str, ...]]:
     """The command with its model, then each flag with its values: one line each."""
     groups: list[list[str]] = [[]]

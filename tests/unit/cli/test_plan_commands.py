@@ -22,7 +22,7 @@ from tri_serve.launch.gpus import GpuReading
 from tri_serve.plan.catalogue import load_catalogue
 from tri_serve.plan.memory_parts import memory_parts
 from tri_serve.plan.result import MemoryPlan, Plan
-from tri_serve.plan.words import number, users
+from tri_serve.plan.words import number, percent
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -35,6 +35,10 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "80")
+
+
+MOST_LINES = 27
+"""Of one screen: what more changes take is worth three lines more than a terminal of 24 has."""
 
 
 def planned(capsys: Capture, *arguments: str, code: int = 0) -> Plan:
@@ -58,10 +62,32 @@ def test_one_screen_says_whether_it_fits_for_how_many_how_fast_and_which_command
     assert "vllm serve /path/to/checkpoint" in captured.out
     assert "--gpu " in captured.out
     assert [line for line in lines if display_width(line) > 80] == []
-    assert len(lines) <= 24
+    assert len(lines) <= MOST_LINES
     labels = [line.split()[0] for line in lines if line[:1].isalpha()]
     assert labels == ["fits", "model", "engine", "memory", "speed", "change", "tri-serve", "vllm"]
     assert " ".join(captured.err.split()).count("research purposes") == 1
+
+
+def test_users_at_once_are_no_more_than_the_engine_runs_at_once(capsys: Capture, tmp_path: Path) -> None:
+    """On the screen, on the page, in tables and for programs: the smaller of KV cache and max_num_seqs."""
+    few = ["tri-21b-awq", "--gpu", "l4", "--set", "engine.max_num_seqs=2"]
+    assert run(["plan", "show", *few, "--html", str(tmp_path / "plan.html")]) == 0
+    said = "2 users at once with 8,192 tokens each (KV cache has room for 5)"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (tmp_path / "plan.html").read_text()
+    plan = planned(capsys, *few)
+    assert plan.memory is not None
+    assert plan.memory.users == 2
+    assert plan.speed is not None
+    full = [point.batch for point in plan.speed.decode if point.fits and point.context == 8192]
+    assert max(full) == plan.memory.users
+    assert all("user" not in change.effect for change in plan.changes if "kv_cache_dtype" in str(change.keys))
+    assert run(["plan", "compare", "l4", "tri-21b-awq", *few[3:]]) == 0
+    assert "2 x 8,192" in capsys.readouterr().out
+    assert run(["plan", "sweep", "tri-21b-awq", "--gpu", "l4", "--vary", "max_num_seqs=2,32"]) == 0
+    text = capsys.readouterr().out
+    assert "2 x 8,192" in text
+    assert "5 x 8,192" in text
 
 
 @pytest.mark.parametrize(
@@ -78,7 +104,7 @@ def test_the_engines_command_is_cut_into_lines_that_a_shell_reads_as_the_plans_c
 ) -> None:
     assert run(["plan", "show", *arguments]) == 0
     screen = capsys.readouterr().out
-    assert len(screen.splitlines()) <= 24
+    assert len(screen.splitlines()) <= MOST_LINES
     shown = screen.partition("# or the engine alone:\n")[2]
     command = planned(capsys, *arguments).command
     assert command is not None
@@ -128,6 +154,38 @@ def test_limits_that_do_not_suit_a_device_are_named_with_what_better_ones_bring(
 
 
 @pytest.mark.parametrize(
+    "sets",
+    [
+        ("engine.kind=sglang", "engine.version=0.5.15"),
+        ("engine.extra_args=[--enforce-eager]",),
+        ("engine.max_num_seqs=2",),
+        ("engine.max_num_seqs=64",),
+        ("engine.max_num_seqs=null", "engine.max_num_batched_tokens=null"),
+        ("model.max_model_len=2048", "engine.kv_cache_dtype=fp8"),
+    ],
+)
+def test_no_advice_leaves_fewer_users_than_before(capsys: Capture, sets: tuple[str, ...]) -> None:
+    """Each is followed and compared; what takes the engine's limits up takes room from the KV cache."""
+    options = [word for one in sets for word in ("--set", one)]
+    before = planned(capsys, "tri-21b-awq", "--gpu", "l4", *options)
+    assert before.memory is not None
+    for change in before.changes:
+        more = [word for key, value in change.keys.items() for word in ("--set", f"{key}={value}")]
+        after = planned(capsys, "tri-21b-awq", "--gpu", change.gpu or "l4", *options, *more)
+        assert after.memory is not None
+        assert not after.refused
+        assert after.memory.users >= before.memory.users, change
+
+
+def test_without_cuda_graphs_it_is_said_that_tokens_come_more_slowly(capsys: Capture) -> None:
+    plan = planned(capsys, "tri-21b-awq", "--gpu", "l4", "--set", "engine.extra_args=[--enforce-eager]")
+    (warned,) = (one for one in plan.findings if one.rule == "no-cuda-graphs")
+    assert warned.severity == "warning"
+    assert "more slowly than is said here" in warned.message
+    assert warned.change == {"engine.extra_args": "[]"}
+
+
+@pytest.mark.parametrize(
     ("arguments", "right"),
     [
         (["tri-21b-awq", "l4,h100"], "tri-serve plan compare l4,h100 tri-21b-awq"),
@@ -163,7 +221,7 @@ def test_another_gpu_gives_what_is_promised_of_it(
         assert here.speed is not None
         assert there.speed is not None
         assert there.memory is not None
-        assert effect.replace(",", "").split()[:2] == [str(users(there.memory)), "users"]
+        assert effect.replace(",", "").split()[:2] == [str(there.memory.users), "users"]
         if there.device.count == here.device.count:
             assert " GPU" not in effect
         else:
@@ -172,6 +230,74 @@ def test_another_gpu_gives_what_is_promised_of_it(
             assert f" users on {count} GPU{plural}, " in effect
         faster = there.speed.decode[0].rate.likely / here.speed.decode[0].rate.likely
         assert f"one alone about {number(faster)} times as fast" in effect
+
+
+def advised(capsys: Capture, *arguments: str) -> list[tuple[str | None, str | None, dict[str, str], str]]:
+    changes = planned(capsys, *arguments).changes
+    return [(change.preset, change.gpu, change.keys, change.effect) for change in changes]
+
+
+def test_a_second_gpu_and_the_fastest_of_the_same_memory_are_among_the_changes(capsys: Capture) -> None:
+    changes = advised(capsys, "tri-21b-awq", "--gpu", "l4")
+    (effect,) = (said for _, _, keys, said in changes if keys == {"engine.tensor_parallel_size": "2"})
+    assert " users on 2 GPUs, one alone about " in effect
+    assert next(gpu for _, gpu, _, _ in changes if gpu) == "rtx-4090"
+
+
+def test_what_is_stored_more_slowly_or_larger_is_offered_the_same_model_in_4_bits(capsys: Capture) -> None:
+    before = planned(capsys, "tri-21b-bnb4", "--gpu", "l4")
+    (effect,) = (change.effect for change in before.changes if change.preset == "tri-21b-awq")
+    after = planned(capsys, "tri-21b-awq", "--gpu", "l4")
+    rates = []
+    for plan in (before, after):
+        assert plan.speed is not None
+        rates.append(next(p.rate.likely for p in plan.speed.decode if (p.batch, p.context) == (8, 1024)))
+    assert f"8 users about {number(rates[1] / rates[0])} times as fast" in effect
+
+    four = planned(capsys, "tri-21b-bf16", "--gpu", "l4")
+    assert four.device.count == 4
+    (effect,) = (change.effect for change in four.changes if change.preset == "tri-21b-awq")
+    assert effect.startswith("5 users at once with 8,192 tokens each on one GPU in place of 4")
+    sets = ("--set", "engine.tensor_parallel_size=4")
+    (keys,) = (keys for preset, _, keys, _ in advised(capsys, "tri-21b-bf16", "--gpu", "l4", *sets) if preset)
+    assert keys == {"engine.tensor_parallel_size": "1"}
+    assert not any(preset for preset, _, _, _ in advised(capsys, "tri-21b-awq", "--gpu", "l4"))
+
+
+@pytest.mark.parametrize("rate", [(), ("--request-rate", "2")])
+def test_for_an_slo_that_is_not_kept_what_keeps_it_is_named(capsys: Capture, rate: tuple[str, ...]) -> None:
+    asked = ("--slo", "ttft=300ms", *rate)
+    assert planned(capsys, "tri-21b-awq", "--gpu", "l4", *asked).slo is not None
+    changes = advised(capsys, "tri-21b-awq", "--gpu", "l4", *asked)
+    assert len(changes) >= 2
+    for _, gpu, keys, effect in changes:
+        sets = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+        after = planned(capsys, "tri-21b-awq", "--gpu", gpu or "l4", *sets, *asked)
+        assert after.slo is not None
+        assert after.slo.users.likely >= 1
+        assert effect.startswith(f"keeps the SLO for {after.slo.users.likely:,.0f} user")
+        if rate:
+            assert after.demand is not None
+            assert after.demand.replicas is not None
+            assert f"with {after.demand.replicas.likely:,.0f} engine" in effect
+
+
+def test_where_nothing_keeps_an_slo_that_is_said(capsys: Capture) -> None:
+    (change,) = advised(capsys, "tri-21b-awq", "--gpu", "l4", "--slo", "ttft=1ms")
+    assert change[:3] == (None, None, {})
+    assert "no GPU of the catalogue" in change[3]
+    assert run(["plan", "tri-21b-awq", "--gpu", "l4", "--slo", "ttft=1ms"]) == 0
+    assert "change    no setting that a plan knows keeps the SLO here" in capsys.readouterr().out
+
+
+def test_a_smaller_gpu_that_computes_faster_may_keep_an_slo(capsys: Capture) -> None:
+    """An L40S has less memory and bandwidth than an A100 80 GB, and reads prompts sooner."""
+    asked = ("--slo", "ttft=220ms")
+    there = planned(capsys, "tri-21b-awq", "--gpu", "l40s", *asked).slo
+    assert there is not None
+    assert there.users.likely >= 1
+    gpus = [gpu for _, gpu, _, _ in advised(capsys, "tri-21b-awq", "--gpu", "a100-80", *asked) if gpu]
+    assert gpus[0] == "l40s"
 
 
 def test_plan_without_a_command_is_show(capsys: Capture) -> None:
@@ -478,7 +604,32 @@ def test_the_explanation_names_the_calibration_that_was_used(tmp_path: Path, cap
     assert speed is not None
     assert (speed.evidence, speed.evidence_file) == ("calibrated", "mine.json")
     assert run(["plan", "show", *arguments, "--explain"]) == 0
-    assert "  from mine.json\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "  from mine.json\n" in text
+    attained = next(share for share in speed.shares if share.batch == 8)
+    assert attained.basis == "measured"
+    said = " ".join(text.split())
+    assert f"{percent(attained.share)} with 8 at once, measured;" in said
+    assert "with 32 at once, beyond what was measured" in said
+    assert run(["plan", "show", *arguments]) == 0
+    assert "measured up to 8 at once" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_calibration_that_was_named_and_does_not_fit_is_said_to_be_unused(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    point = {"gpu": "l4", "engine": "vllm", "version": "0.32.0", "quantization": "awq", "kind": "decode",
+             "batch": 8, "context": 1024, "tokens_per_second": 110.0, "provenance": "a test"}  # fmt: skip
+    (tmp_path / "points.json").write_text(json.dumps([point]))
+    assert run(["plan", "calibrate", "points.json", "--output", "mine.json"]) == 0
+    capsys.readouterr()
+    assert run(["plan", "tri-21b-awq", "--gpu", "a10", "--calibration", "mine.json"]) == 0
+    captured = capsys.readouterr()
+    assert (
+        "mine.json was not used: it holds l4 with vllm 0.32 awq, and this plan is for a10 with vllm 0.32.0 awq"
+    ) in " ".join(captured.err.split())
+    assert run(["plan", "tri-21b-awq", "--gpu", "l4", "--calibration", "mine.json"]) == 0
+    assert "not used" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -566,6 +717,38 @@ def test_compare_shows_gpus_side_by_side_and_why_one_does_not_do(capsys: Capture
     text = capsys.readouterr().out
     assert "l4: the model does not fit" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_tables_of_what_works_nowhere_end_with_12(capsys: Capture) -> None:
+    refused = ["tri-21b-awq", "--set", "engine.tensor_parallel_size=3"]
+    assert run(["plan", "compare", "l4,a10", *refused]) == 12
+    assert run(["plan", "sweep", *refused, "--gpu", "l4", "--vary", "max_num_seqs=1,2"]) == 12
+    assert run(["plan", "sweep", *refused, "--gpu", "l4", "--vary", "tensor_parallel_size=1,3"]) == 0
+
+
+def test_a_gpu_that_is_named_twice_is_compared_once(capsys: Capture) -> None:
+    assert run(["plan", "compare", "l4,h100,L4,H100", "tri-21b-awq"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4] if line] == ["l4", "h100"]
+
+
+def test_a_context_that_is_too_long_is_told_how_long_it_may_be(capsys: Capture) -> None:
+    assert run(["plan", "tri-21b-awq", "--gpu", "l4", "--context", "9000"]) == 2
+    assert "hint: --context 8192 at most: the model was made for 8,192 tokens\n" in capsys.readouterr().err
+    shorter = ["--set", "model.max_model_len=2048"]
+    assert run(["plan", "tri-21b-awq", "--gpu", "l4", "--context", "4096", *shorter]) == 2
+    assert "hint: --set model.max_model_len=4096, or --context 2048 at most\n" in capsys.readouterr().err
+
+
+def test_several_engines_have_their_users_together_and_may_be_too_few_for_a_load(capsys: Capture) -> None:
+    fleet = ["plan", "tri-21b-awq", "--gpu", "l4", "--set", "fleet.replicas=3"]
+    assert run(fleet) == 0
+    said = "fits on one NVIDIA L4 24 GB: 5 users at once with 8,192 tokens each; 15 with 3 engines"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert run([*fleet, "--request-rate", "8"]) == 0
+    assert "fleet.replicas is 3: too few" in capsys.readouterr().out
+    assert run([*fleet, "--request-rate", "0.1"]) == 0
+    assert "too few" not in capsys.readouterr().out
 
 
 def test_a_comparison_of_nothing_is_refused(capsys: Capture) -> None:

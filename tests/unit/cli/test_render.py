@@ -141,6 +141,23 @@ def test_systemd_s_reader_is_told_where_the_engine_is_looked_for(capsys: Capture
     assert "engine.command" not in capsys.readouterr().err
 
 
+def test_sglang_s_unit_is_told_sglang_s_command_and_vllm_s_is_refused(capsys: Capture) -> None:
+    sglang = ["--set", "engine.kind=sglang", "--set", "engine.version=0.5.15"]
+    assert run(["render", "systemd", *LARGE, *sglang]) == 0
+    captured = capsys.readouterr()
+    assert "--set engine.command=[/opt/sglang/bin/python3,-m,sglang.launch_server]" in captured.err.replace(
+        "\n      ", " "
+    )
+    assert "(owner root, mode 600). This engine needs none.\n" in captured.out
+    command = ["--set", "engine.command=[/opt/vllm/bin/vllm,serve]"]
+    assert run(["render", "systemd", *LARGE, *sglang, *command]) != 0
+    refused = capsys.readouterr().err
+    assert "engine.command: /opt/vllm/bin/vllm serve starts vLLM, and engine.kind is sglang" in refused
+    own = ["--set", "engine.command=[/opt/sglang/bin/python3,-m,sglang.launch_server]"]
+    assert run(["render", "systemd", *LARGE, *sglang, *own]) == 0
+    assert run(["render", "systemd", *LARGE, *own]) != 0
+
+
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from tri_serve.cli.main import run; "
@@ -152,12 +169,33 @@ def test_nothing_heavy_is_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("size", "refused"), [("2", False), ("4", True)])
-def test_what_a_plan_for_the_named_gpu_refuses_is_said_beside_the_file(
-    size: str, refused: bool, capsys: Capture
+@pytest.mark.parametrize("form", ["shell", "env", "compose", "systemd"])
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("engine.tensor_parallel_size=3",),
+        ("model.max_model_len=65536",),
+        ("engine.device=cpu", "engine.image=an/image:1"),
+    ],
+)
+def test_what_a_plan_for_the_named_gpu_refuses_is_not_written_unless_allowed(
+    form: str, sets: tuple[str, ...], folder: Path, capsys: Capture
 ) -> None:
-    sets = ["--set", "model.source=/srv/tri", "--set", f"engine.tensor_parallel_size={size}"]
-    assert run(["render", "shell", "tri-21b-awq", "--gpu", "l4", *sets]) == 0
+    file = folder / "file"
+    words = ["render", form, *LARGE, "--gpu", "l4", *(word for one in sets for word in ("--set", one))]
+    assert run([*words, "--output", str(file)]) == 12
     captured = capsys.readouterr()
-    assert "exec vllm serve /srv/tri" in captured.out
-    assert ("tri-serve plan refuses this on NVIDIA L4 24 GB" in captured.err) is refused
+    assert not file.exists()
+    assert "tri-serve plan refuses this on NVIDIA L4 24 GB: " in captured.err
+    assert " works; --allow-refused writes the file all the same" in " ".join(captured.err.split())
+    assert run([*words, "--allow-refused", "--output", str(file)]) == 0
+    assert "--allow-refused" in next(line for line in file.read_text().splitlines() if "Generated" in line)
+    first, second = file.read_text().splitlines()[:2]
+    assert (second if first == "#!/bin/sh" else first).startswith(
+        "# tri-serve plan refuses this on NVIDIA L4"
+    )
+
+
+def test_what_a_plan_for_the_named_gpu_allows_is_written(capsys: Capture) -> None:
+    assert run(["render", "shell", *LARGE, "--gpu", "l4", "--set", "engine.tensor_parallel_size=2"]) == 0
+    assert "refuses" not in "".join(capsys.readouterr())

@@ -192,7 +192,7 @@ def test_a_ray_that_is_not_installed_is_named_with_both_ways_on(without: Callabl
         MissingExtraError, match="the Ray supervisor needs the optional part 'ray'"
     ) as refused:
         check_ray(FleetSpec())
-    assert refused.value.hint == "pip install 'tri-serve[ray]', or run without it: --supervisor process"
+    assert refused.value.hint == "pip install 'tri-serve[local]', or run without it: --supervisor process"
     check_ray(FleetSpec(supervisor="process"))
 
 
@@ -200,7 +200,7 @@ def test_a_cluster_cannot_do_without_ray(without: Callable[..., None]) -> None:
     without("ray")
     with pytest.raises(MissingExtraError) as refused:
         check_ray(FleetSpec(target="ray", ray=RaySpec(address="auto")))
-    assert refused.value.hint == "pip install 'tri-serve[ray]'"
+    assert refused.value.hint == "pip install 'tri-serve[local]'"
 
 
 def test_a_ray_without_serve_is_no_ray(without: Callable[..., None]) -> None:

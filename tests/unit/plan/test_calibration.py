@@ -13,6 +13,7 @@ from tri_serve.plan.calibration_table import CalibrationTable
 from tri_serve.plan.catalogue import find_gpu
 from tri_serve.plan.facts import ModelFacts
 from tri_serve.plan.measurements import Measurement
+from tri_serve.plan.result import Range
 from tri_serve.plan.roofline import roofline
 from tri_serve.plan.shares import Pace, prior_shares
 from tri_serve.spec.engine import EngineSpec
@@ -200,7 +201,10 @@ def test_another_patch_of_the_same_minor_version_counts_as_measured(model: Model
     tables = [table([measured(model(), "decode", 1, 1024)], model())]
     shares = shares_for(find_gpu("l4"), EngineSpec(version="0.32.7"), "awq", tables)
     assert shares.evidence == "calibrated"
-    assert shares.detail == "1 measurement of l4 with vllm 0.32.0 awq; prefill not measured: a prior"
+    assert shares.detail == (
+        "1 measurement of l4 with vllm 0.32.0 awq; measured up to 1 at once, beyond that as a prior falls; "
+        "prefill not measured: a prior"
+    )
     assert shares.prefill == prior_shares(find_gpu("l4")).prefill
 
 
@@ -209,7 +213,7 @@ def test_the_first_table_that_has_an_entry_counts(model: Models) -> None:
     first = table([measured(model(), "decode", 1, 1024, pace=other)], model())
     second = table(grid(model()), model())
     shares = shares_for(find_gpu("l4"), EngineSpec(), "awq", [first, second])
-    assert len(shares.memory) == 1
+    assert shares.measured_batches == (1,)
 
 
 @pytest.mark.parametrize("kind", ["decode", "prefill"])
@@ -230,3 +234,35 @@ def test_measurements_that_differ_widely_make_a_range_that_a_plan_can_use(model:
     (found,) = entry.memory
     assert 0 < found.share.low < found.share.likely < found.share.high <= 1
     assert CalibrationTable.model_validate_json(made.to_json()) == made
+
+
+def relative(share: Range) -> float:
+    return (share.high - share.low) / share.likely
+
+
+def test_beyond_what_was_measured_shares_fall_as_the_prior_does_and_are_as_uncertain(model: Models) -> None:
+    points = [measured(model(), "decode", batch, 1024) for batch in (1, 8)]
+    prior = prior_shares(find_gpu("l4"))
+    shares = shares_for(find_gpu("l4"), EngineSpec(), "awq", [table(points, model())])
+    (_, at_8), (batch, at_32) = shares.memory[1:]
+    assert batch == 32
+    assert at_32.likely / at_8.likely == pytest.approx(0.5 / 0.6)
+    assert relative(at_32) >= relative(prior.memory[1][1]) > relative(at_8)
+    assert shares.pace("likely").memory_at(256) == at_32.likely
+    assert "measured up to 8 at once" in shares.detail
+    assert [(one.batch, one.basis) for one in shares.attained() if one.of == "bandwidth"] == [
+        (1, "measured"),
+        (8, "measured"),
+        (32, "beyond what was measured"),
+    ]
+
+
+def test_below_and_above_every_batch_of_the_prior_the_range_widens_too(model: Models) -> None:
+    points = [measured(model(), "decode", 64, context) for context in (256, 300, 350)]
+    shares = shares_for(find_gpu("l4"), EngineSpec(), "awq", [table(points, model())])
+    knots = dict(shares.memory)
+    assert list(knots) == [8, 32, 64, 256]
+    assert knots[8].likely / knots[64].likely == pytest.approx(0.6 / 0.5)
+    assert knots[256].likely == pytest.approx(knots[64].likely)
+    assert relative(knots[256]) > relative(knots[64])
+    assert all(0 < share.low <= share.likely <= share.high <= 1 for share in knots.values())

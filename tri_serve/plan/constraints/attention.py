@@ -172,9 +172,8 @@ def _backend(request: Request) -> Iterator[Found]:
             kept = _kv_dtype(request) or request.dtype
             yield Found(
                 "warning",
-                f"expect {choice.backend}: FlashAttention does not take head_dim "
-                f"{head} with a KV cache in {kept} on {request.device.gpu.title}; long contexts are slower "
-                "than its figures say",
+                f"attention runs in {choice.backend}, with long contexts slower than is said here: FlashAttention "
+                f"does not take head_dim {head} with a KV cache in {kept} on {request.device.gpu.title}",
             )
 
 

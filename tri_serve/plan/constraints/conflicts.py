@@ -64,6 +64,26 @@ EAGER = Rule(
     _eager,
 )
 
+
+def _no_graphs(request: Request) -> Iterator[Found]:
+    arguments = request.spec.engine.extra_args
+    if not request.on_cpu and any(flag.name == "--enforce-eager" for flag in flags_in(arguments)):
+        yield Found(
+            "warning",
+            "--enforce-eager: without CUDA graphs and compiled kernels each step waits for the processor to launch "
+            "its kernels, so tokens come more slowly than is said here, most of all with few users",
+            change=as_change(without(arguments, {"--enforce-eager"})),
+        )
+
+
+NO_GRAPHS = Rule(
+    "no-cuda-graphs",
+    "Decoding is predicted for an engine with CUDA graphs.",
+    "vLLM 0.32.0: config/vllm.py (enforce_eager: CompilationMode.NONE, CUDAGraphMode.NONE)",
+    ("warning",),
+    _no_graphs,
+)
+
 _OF_THE_CPU = {"cpu_kv_cache_gib": "1.0", "cpu_threads": "null"}
 _OF_A_GPU = {"gpu_memory_utilization": "0.92"}
 
@@ -94,4 +114,4 @@ def _default(key: str) -> object:
     return EngineSpec.model_fields[key].default
 
 
-RULES = (KV_CACHE_BYTES, EAGER, VOID_KEYS)
+RULES = (KV_CACHE_BYTES, EAGER, NO_GRAPHS, VOID_KEYS)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 from tri_serve.plan.constraints.attention import attention_backend
 from tri_serve.plan.constraints.request import Request
-from tri_serve.plan.constraints.rule import Found, Rule
+from tri_serve.plan.constraints.rule import Found, Rule, Way
 from tri_serve.plan.constraints.shapes import splits
 from tri_serve.plan.constraints.voided import memory_voided_by
 from tri_serve.plan.flags import as_change, without
@@ -43,8 +42,8 @@ def _free(request: Request) -> Iterator[Found]:
     )
     yield Found(
         "refusal",
-        f"the engine takes {request.spec.engine.gpu_memory_utilization:g} of the {gib(memory.usable)} of "
-        f"{device.gpu.title}{said}: {gib(memory.requested)}, and {gib(free)} are free{context}",
+        f"the engine takes {request.spec.engine.gpu_memory_utilization:g} of the {gib(memory.usable)} that "
+        f"CUDA counts of {device.gpu.title}{said}: {gib(memory.requested)}, and {gib(free)} are free{context}",
         change={"engine.gpu_memory_utilization": f"{works:g}"} if works >= LEAST_SHARE else {},
         advice="or end what else uses the GPU (nvidia-smi lists it)" if others else "",
     )
@@ -83,13 +82,7 @@ def _fits(request: Request) -> Iterator[Found]:
     if void := memory_voided_by(request.spec.engine.extra_args):
         yield Found("warning", f"{message}; but {void} changes what is on the GPU, and is not counted in")
         return
-    ways = list(_ways(request, memory))
-    yield Found(
-        "refusal",
-        message,
-        change=ways[0][0] if ways else {},
-        advice="; ".join([words for _, words in ways[1:]] + list(_elsewhere(request))),
-    )
+    yield Found("refusal", message, ways=(*_ways(request, memory), *_elsewhere(request)))
 
 
 def _given_cache_fits(request: Request, memory: MemoryPlan) -> Iterator[Found]:
@@ -136,36 +129,38 @@ def _weights(memory: MemoryPlan) -> int:
     return sum(term.nbytes for term in memory.terms if term.name == "weights")
 
 
-def _ways(request: Request, memory: MemoryPlan) -> Iterator[tuple[dict[str, str], str]]:
-    """Changes of the spec with which it fits, least first, each with words for people."""
+def _ways(request: Request, memory: MemoryPlan) -> Iterator[Way]:
+    """Changes of the spec with which it fits, least first."""
     if request.on_cpu:
         yield from _more_kv_cache_on_the_cpu(memory)
     if length := _length_that_fits(request, memory):
-        yield {"model.max_model_len": str(length)}, f"a context of {length:,} tokens fits"
+        yield Way(f"a context of {length:,} tokens fits", {"model.max_model_len": str(length)})
     if request.planner is None:
         return
     if memory.kv_bytes > 0 and request.spec.engine.kv_cache_dtype == "auto":
         change = {"engine.kv_cache_dtype": "fp8"}
         if attention_backend(request.changed(change)).backend and _would_fit(request, change):
-            yield change, "engine.kv_cache_dtype: fp8 fits, and costs some accuracy"
+            yield Way("engine.kv_cache_dtype: fp8 fits, and costs some accuracy", change)
     if request.on_cpu:
         return
     share = _larger_share(memory)
     if share is not None and _would_fit(request, change := {"engine.gpu_memory_utilization": f"{share:g}"}):
-        yield change, f"engine.gpu_memory_utilization {share:g} fits"
+        yield Way(f"engine.gpu_memory_utilization {share:g} fits", change)
     for ranks in range(request.tensor_parallel + 1, MOST_RANKS + 1):
         enough = request.device.seen == "catalogue" or ranks <= request.device.count
         change = {"engine.tensor_parallel_size": str(ranks)}
         if enough and splits(request.model, ranks) and _would_fit(request, change):
-            yield change, f"{ranks} × {request.device.gpu.title} fit (engine.tensor_parallel_size {ranks})"
+            yield Way(
+                f"{ranks} × {request.device.gpu.title} fit (engine.tensor_parallel_size {ranks})", change
+            )
             return
 
 
-def _more_kv_cache_on_the_cpu(memory: MemoryPlan) -> Iterator[tuple[dict[str, str], str]]:
+def _more_kv_cache_on_the_cpu(memory: MemoryPlan) -> Iterator[Way]:
     """There the KV cache has the size that the spec gives it, in blocks of which one is kept back."""
     needed = math.ceil((memory.max_model_len + 2 * memory.block_tokens) * memory.kv_bytes_per_token / GIB)
     if memory.requested - memory.kv_bytes + needed * GIB <= memory.free:
-        yield {"engine.cpu_kv_cache_gib": f"{needed}.0"}, f"engine.cpu_kv_cache_gib {needed} fits"
+        yield Way(f"engine.cpu_kv_cache_gib {needed} fits", {"engine.cpu_kv_cache_gib": f"{needed}.0"})
 
 
 def _length_that_fits(request: Request, memory: MemoryPlan) -> int | None:
@@ -195,7 +190,7 @@ def _would_fit(request: Request, change: dict[str, str]) -> bool:
     return memory is not None and memory.fits
 
 
-def _elsewhere(request: Request) -> Iterator[str]:
+def _elsewhere(request: Request) -> Iterator[Way]:
     """What no key of the spec says: another checkpoint, another GPU."""
     model = request.model
     if model.quantization.method == "none":
@@ -203,18 +198,18 @@ def _elsewhere(request: Request) -> Iterator[str]:
         linear = sum(n * k for n, k in architecture.linear_shapes().values()) * architecture.num_hidden_layers
         # Half a byte and a 16-bit scale for each 128, with zero points of 4 bits.
         small = model.weight_bytes - 2 * linear + linear * (0.5 + 2.5 / 128)
-        yield (
+        yield Way(
             f"a 4-bit checkpoint of this model takes some {gib(small)} of weights in place of "
             f"{gib(model.weight_bytes)}"
         )
     if request.planner is None:
         return
     for gpu in request.gpus:
-        device = replace(request.device, gpu=gpu, total=None, free=None, seen="catalogue")
         if gpu.is_cpu or gpu.name == request.device.gpu.name:
             continue
-        if request.planner(device, request.spec.engine, request.max_model_len).fits:
-            yield f"{gpu.title} would hold it"
+        there = request.on(gpu)
+        if there.memory is not None and there.memory.fits:
+            yield Way(f"{gpu.title} would hold it", gpu=gpu)
             return
 
 

@@ -78,6 +78,14 @@ class Request:
             return after
         return replace(after, memory=self.planner(self.device, after.spec.engine, after.max_model_len))
 
+    def on(self, gpu: Gpu) -> Request:
+        """The same on another kind of GPU of the catalogue, as many as are wanted."""
+        device = replace(self.device, gpu=gpu, total=None, free=None, seen="catalogue")
+        after = replace(self, device=device)
+        if self.planner is None or self.memory is None:
+            return after
+        return replace(after, memory=self.planner(device, self.spec.engine, self.max_model_len))
+
 
 def parse_version(text: str) -> Version:
     """``0.32.0`` as (0, 32)."""

@@ -31,10 +31,15 @@ def _nearest(request: Request) -> dict[str, str]:
     return {} if ranks is None else {KEY: str(ranks)}
 
 
+def _heads_spread(request: Request) -> bool:
+    """Whether heads can be spread at all: where they cannot, that is said alone, and no sizes that are rounded."""
+    return heads_divide(request.model.architecture, request.tensor_parallel)
+
+
 def _group_size(request: Request) -> Iterator[Found]:
     model, ranks = request.model, request.tensor_parallel
     group, method = model.quantization.group_size, model.quantization.method
-    if group is None or not (cut := split_groups(model, ranks)):
+    if group is None or not _heads_spread(request) or not (cut := split_groups(model, ranks)):
         return
     sizes = ", ".join(f"{layer.name} {layer.inputs:,} = {layer.inputs / group:g} × {group}" for layer in cut)
     yield Found(
@@ -87,7 +92,7 @@ GROUP_SIZE = Rule(
 
 def _heads(request: Request) -> Iterator[Found]:
     architecture, ranks = request.model.architecture, request.tensor_parallel
-    if not heads_divide(architecture, ranks):
+    if not _heads_spread(request):
         yield Found(
             "refusal",
             f"{architecture.num_attention_heads} query heads cannot be spread evenly over {ranks} {request.rank}s",
@@ -108,6 +113,8 @@ HEADS = Rule(
 def _kv_heads(request: Request) -> Iterator[Found]:
     architecture, ranks = request.model.architecture, request.tensor_parallel
     heads = architecture.num_key_value_heads
+    if not _heads_spread(request):
+        return
     if not kv_heads_divide(architecture, ranks):
         yield Found(
             "refusal",
@@ -134,7 +141,7 @@ KV_HEADS = Rule(
 
 def _sizes(request: Request) -> Iterator[Found]:
     architecture, ranks = request.model.architecture, request.tensor_parallel
-    if not sizes_divide(architecture, ranks):
+    if _heads_spread(request) and not sizes_divide(architecture, ranks):
         yield Found(
             "refusal",
             f"intermediate size {architecture.intermediate_size:,} and vocabulary "
@@ -155,7 +162,7 @@ SIZES = Rule(
 
 def _words(request: Request) -> Iterator[Found]:
     cut = split_words(request.model, request.tensor_parallel)
-    if cut:
+    if cut and _heads_spread(request):
         bits = request.model.quantization.bits
         yield Found(
             "refusal",

@@ -34,7 +34,7 @@ def explanation(plan: Plan, *, width: int) -> list[str]:
     if plan.slo is not None:
         lines += ["", "slo: one engine", *_wrapped(slo_words(plan.slo), width)]
         if plan.slo.engine is not None and plan.demand is None:
-            lines += _engine(plan.slo.engine, plan.slo.input_len, plan.slo.output_len, width)
+            lines += _engine(plan.slo.engine, plan.slo.input_len, plan.slo.output_len, width, closed=True)
     if plan.demand is not None:
         lines += _demand(plan.demand, width)
     if plan.findings:
@@ -95,9 +95,13 @@ def _demand(demand: DemandPlan, width: int) -> list[str]:
     return lines
 
 
-def _engine(engine: EngineLoad, input_len: int, output_len: int, width: int) -> list[str]:
+def _engine(
+    engine: EngineLoad, input_len: int, output_len: int, width: int, *, closed: bool = False
+) -> list[str]:
     """How one engine's rate and waits come about, for the likely pace."""
     n, further = engine.sequences, output_len - 1
+    bursts = f"(n - 1) x T / (2 x {further:,})" if further else "(n - 1) x T"
+    wait = f"{bursts}, for those who ask again with the same step" if closed else "M/D/1"
     prompt, step = (f"{1000 * value:,.1f} ms" for value in (engine.prompt_seconds, engine.step_seconds))
     ttft, tpot, e2e = (f"{1000 * value:,.1f} ms" for value in (engine.ttft, engine.tpot, engine.e2e))
     words = (
@@ -105,9 +109,9 @@ def _engine(engine: EngineLoad, input_len: int, output_len: int, width: int) -> 
         f"for a step of n sequences with {input_len + output_len // 2:,} tokens each",
         f"requests/s: 1 / (T + {further:,} x s / n) = {engine.request_rate:.3g}",
         f"TPOT: s + n x T / {further:,} = {tpot}" if further else "TPOT: an answer of one token has none",
-        f"TTFT: T + the wait for prompts of the {n - 1:,} others (M/D/1) + their steps meanwhile = {ttft}",
+        f"TTFT: T + the wait for prompts of the {n - 1:,} others ({wait}) + their steps meanwhile = {ttft}",
         f"end to end: TTFT + {further:,} x TPOT = {e2e}",
-        "from Little's law and Pollaczek-Khinchine; an engine that is never idle",
+        f"from Little's law{'' if closed else ' and Pollaczek-Khinchine'}; an engine that is never idle",
     )
     return [line for said in words for line in _wrapped(said, width)]
 

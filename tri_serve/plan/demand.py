@@ -29,7 +29,7 @@ def plan_slo(
     Raises UsageError as ``plan_demand`` does.
     """
     check_lengths(load, memory)
-    server = _server(model, device, engine, memory, load)
+    server = _server(model, device, engine, memory, load, closed=True)
     fast, likely, slow = (server.best(shares.pace(end)) for end in ENDS)
     kept = 0 if likely is None else likely.sequences
     breaks = "" if kept >= server.most else server.point(shares.pace("likely"), kept + 1).broken(load) or ""
@@ -83,13 +83,20 @@ def plan_demand(
 
 
 def _server(
-    model: ModelFacts, device: PlanDevice, engine: EngineSpec, memory: MemoryPlan, load: Load
+    model: ModelFacts,
+    device: PlanDevice,
+    engine: EngineSpec,
+    memory: MemoryPlan,
+    load: Load,
+    *,
+    closed: bool = False,
 ) -> Server:
     return Server(
         roof=engine_roofline(model, device, engine, memory),
         load=load,
         chunk=memory.max_num_batched_tokens,
         most=sequences_at_once(memory, load.tokens),
+        closed=closed,
     )
 
 

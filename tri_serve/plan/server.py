@@ -12,7 +12,14 @@ each of which waits n / λ(n) for its further tokens: s(n) + n T / o for each, a
 Prompts queue for the engine as in M/D/1 (Pollaczek-Khinchine): ρ T / (2 (1 - ρ)) seconds on average, where ρ is
 the share of time that goes to prompts of others. A request meets n - 1 others (the arrival theorem, Reiser and
 Lavenberg 1980), so that one alone waits for nothing but its own prompt; each step that reads a part of that carries
-a token of each of them. Engines are counted for a chosen utilisation, which leaves room for bursts.
+a token of each of them.
+
+Where the users are given and not the rate, the engine is never idle and its prompts come in bursts: each of the n
+sequences that a decode step serves ends with it at a chance of 1 / o, and whoever asks again meets those that ended
+with the same step. Of these (n - 1) / o are before him or behind him with equal chance: he waits (n - 1) T / (2 o).
+Without further tokens all others' prompts are before his own: (n - 1) T.
+
+Engines are counted for a chosen utilisation, which leaves room for bursts.
 """
 
 from __future__ import annotations
@@ -108,6 +115,8 @@ class Server:
     most: int
     """Sequences of the load that its limit and its KV cache allow at once; none fits if less than 1."""
     utilization: float = UTILIZATION
+    closed: bool = False
+    """So many users are always there, who ask again when they are answered; else requests come at random."""
 
     def point(self, pace: Pace, sequences: int) -> Point:
         """What it does with so many sequences at once."""
@@ -118,19 +127,25 @@ class Server:
         step = self.roof.decode_seconds(pace, sequences, context)
         rate = 1 / (prompt + load.further * step / sequences)
         others = sequences - 1
-        busy = self.utilization * rate * prompt * others / sequences
-        waiting = busy * prompt / (2 * (1 - busy))
         steps = -(-load.input_len // self.chunk)
         between = steps * self.roof.decode_seconds(pace, others, context) if others else 0.0
         return Point(
             sequences=sequences,
             rate=rate,
-            ttft=waiting + prompt + between,
+            ttft=self._waiting(prompt, rate, sequences) + prompt + between,
             tpot=step + sequences * prompt / load.further if load.further else 0.0,
             prefill_share=rate * prompt,
             prompt=prompt,
             step=step,
         )
+
+    def _waiting(self, prompt: float, rate: float, sequences: int) -> float:
+        """Seconds until the engine begins with a prompt, on average."""
+        others, further = sequences - 1, self.load.further
+        if self.closed:
+            return others * prompt / (2 * further) if further else others * prompt
+        busy = self.utilization * rate * prompt * others / sequences
+        return busy * prompt / (2 * (1 - busy))
 
     def best(self, pace: Pace) -> Point | None:
         """With as many sequences as the SLO allows; none if it allows not even one."""

@@ -1,8 +1,10 @@
 """How many engines a load takes: worked out by hand, and what must hold whatever the figures are."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -231,12 +233,42 @@ def test_an_slo_is_kept_up_to_the_users_with_which_engines_are_counted(
     load = Load(2.0, 100, 400, Slo(tpot=0.030))
     found, demand = promised(load), plan(load)
     assert demand.engine is not None
-    assert found.engine == demand.engine
+    assert found.engine is not None
+    assert (found.engine.tpot, found.engine.step_seconds) == (demand.engine.tpot, demand.engine.step_seconds)
     assert found.users.likely == demand.engine.sequences < found.most == 64
     assert found.users.low <= found.users.likely <= found.users.high
     assert found.engine.tpot <= 0.030
     assert f"{found.users.likely + 1:.0f} sequences at once would have {found.breaks}" in demand.limited_by
     assert promised(replace(load, request_rate=None)) == found
+
+
+@pytest.mark.parametrize("further", [0, 1, 7, 63, 255])
+def test_users_who_ask_again_at_once_wait_as_in_a_simulation(further: int) -> None:
+    """Prompts first, and each sequence ends with a step at the chance that its length gives."""
+    users, prompt, step, asked = 40, 0.07, 0.04, 4_000
+    chance = random.Random(7)
+    now, running = 0.0, 0
+    queue: list[float] = [0.0] * users
+    waits: list[float] = []
+    while len(waits) < asked:
+        if queue:
+            begun = queue.pop(0)
+            now += prompt
+            waits.append(now - begun)
+            if further:
+                running += 1
+            else:
+                queue.append(now)
+        else:
+            now += step
+            ended = sum(chance.random() < 1 / further for _ in range(running))
+            running -= ended
+            queue += [now] * ended
+    waits = waits[users:]
+    roof = SimpleNamespace(prefill_seconds=lambda *_: prompt, decode_seconds=lambda *_: step)
+    server = Server(cast("Roofline", roof), Load(None, 100, 1 + further), 8192, users, closed=True)
+    found = server.point(FULL, users)
+    assert found.ttft - step == pytest.approx(sum(waits) / len(waits), rel=0.12)
 
 
 def test_an_slo_that_every_user_who_fits_has_breaks_nowhere(promised: Callable[..., SloPlan]) -> None:

@@ -16,7 +16,7 @@ from tri_serve.load.results.resampling import (
     log_ratio_interval,
     token_rate_draws,
 )
-from tri_serve.load.verdict import Level
+from tri_serve.load.verdict import Level, fault_of
 
 __all__ = ["compare", "error_of"]
 
@@ -69,7 +69,7 @@ def compare(base: Sequence[RunResult], other: Sequence[RunResult], *, allowed: f
 
 
 def _unbelieved(runs: Sequence[RunResult]) -> Unbelieved | None:
-    causes = {reason.cause for run in runs for reason in run.verdict.reasons if reason.level is Level.INVALID}
+    causes = {fault_of(run.verdict.reasons) for run in runs} - {None}
     if causes - {"server"}:
         return "client"
     if not all(run.complete for run in runs):

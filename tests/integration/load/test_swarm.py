@@ -206,6 +206,7 @@ def test_a_process_that_dies_is_told_and_the_others_figures_are_kept(
     assert not result.complete
     assert result.stopped_because == "1 of 2 processes of the client were lost"
     assert result.evidence.processes_lost == 1
+    assert code == 4, "nobody ended it: the client failed"
     assert result.figures.outcomes["ok"] > 0
 
 

@@ -14,7 +14,7 @@ from gevent.event import Event
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, MasterRunner, WorkerRunner
 
-from tri_serve.errors import SpecError, TriServeError, UsageError
+from tri_serve.errors import ClientSaturatedError, SpecError, TriServeError, UsageError
 from tri_serve.load.progress import Failed, Progress
 from tri_serve.load.records import Outcome, Phase, Record
 from tri_serve.load.scenario.models import ClosedLoop
@@ -184,6 +184,12 @@ class Host:
             self._ended.set()
 
     def _report(self, gathered: Gathered | None, about: About, watch: ServerWatch) -> Finished:
+        if gathered is not None and gathered.lost and not gathered.shares and not self._interrupts:
+            # Locust, too, stops a run whose processes are all gone.
+            raise ClientSaturatedError(
+                f"all {gathered.workers} processes of the client were lost",
+                hint="the system's log says whether it ended them for want of memory",
+            )
         if gathered is None or not gathered.shares:
             raise NothingMeasuredError("the run ended before anything was measured")
         finished = finish(gathered, about, watch.history, vllm_json=self._start.save_vllm_json)

@@ -85,9 +85,11 @@ def run(
             load.run(place, request_rate, records=records, save_vllm_json=save_vllm_json), number, repeat
         )
         print_outcome(outcome, output)
-        if not outcome.result.complete:
-            return outcome.exit_code
         error = error_of(outcome.result.verdict)
+        if not outcome.result.complete:
+            if error is not None and error.exit_code == outcome.exit_code:
+                raise error
+            return outcome.exit_code
         if error is not None and (worst is None or error.exit_code > worst.exit_code):
             worst = error
     if worst is not None:

@@ -179,8 +179,9 @@ def _knee_row(point: Point) -> tuple[str, ...]:
 def knee_exit_code(found: Knee) -> int:
     """0 with a knee or a promise that was kept up to the highest rate; else what the last run ended with."""
     last = found.points[-1]
-    if not all(point.result.complete for point in found.points):
-        return 130
+    if not last.result.complete:
+        lost = last.result.evidence.processes_lost
+        return last.result.verdict.exit_code if lost else 130
     if not all(point.believed for point in found.points):
         return last.result.verdict.exit_code
     return 0 if found.kept is not None else 1

@@ -59,6 +59,8 @@ class Evidence(EvidenceModel):
     # The server.
     failure_share: float | None = None
     answered: int | None = None
+    hung: int | None = None
+    """Requests of the window that had no first token when the run's grace was over."""
     ttft_client_ms: float | None = None
     """Mean TTFT in the window, by the client."""
     ttft_server_ms: float | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tri_serve.errors import UsageError
 from tri_serve.load.results.model import RunResult
-from tri_serve.load.verdict import Level
+from tri_serve.load.verdict import fault_of
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,12 @@ class Point:
     @property
     def believed(self) -> bool:
         """Whether it says something of the server: an INVALID run of the client's doing does not."""
-        return not any(
-            reason.level is Level.INVALID and reason.cause != "server"
-            for reason in self.result.verdict.reasons
-        )
+        return fault_of(self.result.verdict.reasons) in (None, "server")
 
     @property
     def kept(self) -> bool:
         """Whether the SLO was kept, and the server answered as it must."""
-        server_failed = any(
-            reason.level is Level.INVALID and reason.cause == "server"
-            for reason in self.result.verdict.reasons
-        )
-        return bool(self.result.verdict.slo_met) and not server_failed
+        return bool(self.result.verdict.slo_met) and fault_of(self.result.verdict.reasons) is None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +19,17 @@ from tri_serve.load.figures.model import Figures
 from tri_serve.load.thresholds import THRESHOLDS, Cause, Threshold
 from tri_serve.spec.slo import Slo
 
-__all__ = ["SLO_SHARE", "Evidence", "Level", "Reason", "Verdict", "error_of", "judge_run", "judged_value"]
+__all__ = [
+    "SLO_SHARE",
+    "Evidence",
+    "Level",
+    "Reason",
+    "Verdict",
+    "error_of",
+    "fault_of",
+    "judge_run",
+    "judged_value",
+]
 
 SLO_SHARE = 0.99
 """Share of scheduled requests that must keep every promise: MLPerf's server scenario bounds the p99 as well."""
@@ -70,6 +81,19 @@ class Verdict(VerdictModel):
     """Whether enough requests kept every promise; none without an SLO, or without requests."""
     exit_code: int
     """0 pass, 1 SLO missed, 4 client saturated, 5 server unhealthy."""
+
+
+_BLAMED: tuple[Cause, ...] = ("server", "client", "load")
+
+
+def fault_of(reasons: Iterable[Reason]) -> Cause | None:
+    """Whose doing it is that a run is INVALID; None: it is not.
+
+    The server's failures first: what it answered wrongly is wrong whoever measured it, and requests pile up in the
+    client of a server that hangs.
+    """
+    causes = {reason.cause for reason in reasons if reason.level is Level.INVALID}
+    return next((cause for cause in _BLAMED if cause in causes), None)
 
 
 def judge_run(evidence: Evidence, figures: Figures, slo: Slo) -> Verdict:
@@ -167,7 +191,8 @@ def _nothing_answered(figures: Figures) -> Reason:
     return Reason(
         name="nothing-answered",
         level=Level.INVALID,
-        cause="client" if not figures.failed else "server",
+        # Only where nothing was sent at all is it not the server that gave no answer.
+        cause="server" if figures.outcomes.get("unsent", 0) < figures.scheduled else "client",
         what="requests that were answered",
         figure=f"0 of {figures.scheduled}",
         threshold="1",
@@ -191,11 +216,7 @@ def _with_unit(value: float, unit: str) -> str:
 
 
 def _exit_code(reasons: list[Reason], slo_met: bool | None) -> int:
-    """The server's failures first: what it answered wrongly is wrong whoever measured it, and requests pile up in
-    the client of a server that hangs."""
-    invalid = {reason.cause for reason in reasons if reason.level is Level.INVALID}
-    if "server" in invalid:
-        return ServerUnhealthyError.exit_code
-    if invalid:
-        return ClientSaturatedError.exit_code
+    fault = fault_of(reasons)
+    if fault is not None:
+        return (ServerUnhealthyError if fault == "server" else ClientSaturatedError).exit_code
     return SloMissedError.exit_code if slo_met is False else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -205,6 +206,7 @@ def test_a_process_that_dies_is_told_and_the_others_figures_are_kept(
     assert not result.complete
     assert result.stopped_because == "1 of 2 processes of the client were lost"
     assert result.evidence.processes_lost == 1
+    assert code == 4, "nobody ended it: the client failed"
     assert result.figures.outcomes["ok"] > 0
 
 
@@ -241,6 +243,48 @@ def test_the_web_ui_starts_shows_and_stops_runs(tmp_path: Path, mock_engine: Sta
         finally:
             child.send_signal(signal.SIGINT)
             child.wait(30)
+
+
+def test_the_web_ui_gives_away_neither_the_key_nor_files(
+    tmp_path: Path, mock_engine: Start, scenario: Write
+) -> None:
+    import requests
+
+    secret = tmp_path / "secret.txt"
+    secret.write_text("not-for-the-web: 1\n")
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(30)
+        port = free_port()
+        argv = [*locust_argv(tmp_path / "results"), "-H", mock_engine(), "--scenario", scenario()]
+        argv += ["--web-port", str(port)]
+        environment = bare_environment(TRI_SERVE_API_KEY="sk-only-for-the-server-named")
+        base = f"http://127.0.0.1:{port}"
+
+        def error() -> str:
+            stats = requests.get(f"{base}/stats/requests", timeout=5).json()["extended_stats"]
+            return str([row["value"] for row in stats[0]["data"] if row["figure"] == "Error"])
+
+        with (tmp_path / "log").open("w") as output:
+            child = subprocess.Popen(argv, env=environment, stdout=output, stderr=output)
+            try:
+                _wait_for(lambda: _answers(base))
+                elsewhere = f"http://127.0.0.1:{listening.getsockname()[1]}"
+                requests.post(f"{base}/swarm", data={"host": elsewhere}, timeout=5)
+                connection, _ = listening.accept()
+                with connection:
+                    heard.append(connection.recv(65536))
+                    connection.sendall(b"HTTP/1.1 401 no\r\ncontent-length: 2\r\n\r\n{}")
+                _wait_for(lambda: "is sent none" in error())
+                time.sleep(2.5)  # Locust keeps what /stats/requests answered for two seconds
+                requests.post(f"{base}/swarm", data={"scenario": str(secret)}, timeout=5)
+                _wait_for(lambda: "no scenario is named" in error())
+                assert "not-for-the-web" not in error()
+            finally:
+                child.send_signal(signal.SIGINT)
+                child.wait(30)
+    assert heard[0].startswith(b"GET /v1/models")
+    assert b"authorization" not in heard[0].lower()
 
 
 def _stats(stdout: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
 import resource
 import socket
 import ssl
@@ -184,6 +185,23 @@ def test_what_is_wrong_with_an_answer(
     record = _ask(client)
     assert (record.outcome, record.detail) == (outcome, record.detail)
     assert detail in record.detail
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 400 No\r\ncontent-type: application/json\r\n", _HEAD], ids=["refused", "in band"]
+)
+def test_what_a_server_repeats_of_the_key_and_the_prompt_is_kept_nowhere(
+    serve: Callable[..., int], head: bytes
+) -> None:
+    prompt = "비밀로 하기로 한 이야기를 아무에게도 하지 마세요"
+    body = json.dumps({"error": {"type": "Bad", "message": f"sk-mine asked: {prompt}"}}).encode()
+    sent = (b"data: " + body + b"\n\n" + _DONE) if head is _HEAD else body
+    port = serve(_sends(head + b"content-length: %d\r\n\r\n" % len(sent) + sent))
+    record = Record(index=0, item="x")
+    with Client(_target(port), "m", "sk-mine") as client:
+        asked = {"messages": [{"role": "user", "content": prompt}]}
+        client.ask(Item("x", "g", "/v1/chat/completions", asked, 0, 1), record)
+    assert record.detail.endswith("Bad: words that repeat the request")
 
 
 def test_an_answer_before_the_request_is_read_is_taken() -> None:

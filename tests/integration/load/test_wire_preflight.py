@@ -95,6 +95,18 @@ def test_a_server_that_is_none_of_ours(start: _Start, status: int, body: bytes, 
     assert "wrong-key" not in str(refused.value)
 
 
+def test_a_name_that_would_command_a_terminal_is_no_model_s(start: _Start) -> None:
+    assert _find(start(200, _models("a\x1b[2Jb", "tri-tiny")), None) == "tri-tiny"
+    with pytest.raises(ConnectionFailedError, match="names no model"):
+        _find(start(200, _models("\x9b2Jb")), None)
+
+
+def test_a_refusal_that_repeats_the_key_is_told_without_it(start: _Start) -> None:
+    body = b'{"error": {"message": "wrong-key is not known"}}'
+    with pytest.raises(ConnectionFailedError, match=r"401, \[key\] is not known"):
+        _find(start(401, body), None)
+
+
 def test_nobody_there() -> None:
     with pytest.raises(
         ConnectionFailedError, match=r"http://127\.0\.0\.1:1 does not answer: connection refused"

@@ -41,6 +41,22 @@ def test_the_two_rates_enclose_the_knee_as_closely_as_asked(breaks_at: float) ->
     assert len(tried) <= 12
 
 
+def test_a_server_that_hangs_and_so_fills_the_client_keeps_nothing() -> None:
+    tried: list[float] = []
+
+    def run(rate: float) -> RunResult:
+        tried.append(rate)
+        found = ran(kept=True)
+        if rate > 4:
+            causes = ("client", "server")
+            found.verdict.reasons += tuple(SimpleNamespace(level=Level.INVALID, cause=it) for it in causes)  # type: ignore[misc]
+        return found
+
+    found = find_knee(run, lowest=1, highest=100)
+    assert found.kept == 4
+    assert found.missed is not None
+
+
 def test_a_server_that_never_breaks_is_asked_up_to_the_highest_rate() -> None:
     tried: list[float] = []
     found = find_knee(server(1e6, tried), lowest=3, highest=20)

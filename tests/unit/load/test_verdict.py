@@ -47,6 +47,7 @@ HEALTHY = Evidence(
     ttft_growth=1.02,
     failure_share=0.0,
     answered=120,
+    hung=0,
     ttft_client_ms=124.0,
     ttft_server_ms=122.0,
     ttft_drift_ms=0.5,
@@ -254,6 +255,23 @@ def test_a_run_without_an_answer_is_the_servers_failure(make_result):
     verdict = make_result(failing=1.0, slo=Slo(ttft=0.5)).verdict
     assert (verdict.level, verdict.exit_code) == (Level.INVALID, 5)
     assert "nothing-answered" in {reason.name for reason in verdict.reasons}
+
+
+def test_a_server_that_leaves_requests_without_a_token_is_to_blame(figures):
+    verdict = judged(figures, hung=round(0.05 * figures.scheduled))
+    assert [(reason.name, reason.level, reason.cause) for reason in verdict.reasons] == [
+        ("hung", Level.SUSPECT, "server")
+    ]
+    assert judged(figures, hung=round(0.5 * figures.scheduled)).exit_code == 5
+
+
+@pytest.mark.parametrize(("unsent", "code"), [(120, 4), (100, 5), (0, 5)])
+def test_without_any_answer_the_client_is_to_blame_only_if_it_sent_nothing(figures, unsent, code):
+    none = dict.fromkeys(figures.outcomes, 0) | {"unsent": unsent, "cancelled": 120 - unsent}
+    figures = figures.model_copy(update={"outcomes": none, "scheduled": 120, "failed": 0, "latencies": {}})
+    # What hangs fills the client's most_open, so that requests are not sent.
+    verdict = judged(figures, hung=120 - unsent, achieved_rate=4.0 * (120 - unsent) / 120)
+    assert verdict.exit_code == code
 
 
 def test_every_threshold_has_its_reason_and_its_advice():

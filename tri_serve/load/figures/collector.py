@@ -30,6 +30,8 @@ class Collector:
     def __init__(self, window: Window, slo: Slo) -> None:
         self.window = window
         self.slo = slo
+        self.stopped = False
+        """Whether the run was ended before its time: what was open then had no grace."""
         self.ended: int | None = None
         """When the run was stopped, if that was before the window's end."""
         self.latencies = {name: Samples() for name in LATENCIES}
@@ -47,11 +49,12 @@ class Collector:
 
     def stop(self, at: int) -> None:
         """The run ended at ``at`` (ns): what was to come of the window did not."""
+        self.stopped = True
         if at < self.window.end:
             self.ended = max(at, self.window.start)
 
-    def add(self, record: Record) -> None:
-        """Count one request. The record is not kept."""
+    def add(self, record: Record, *, given_up: int = 0) -> None:
+        """Count one request. The record is not kept. ``given_up``: when it was cancelled, if it was."""
         ended = self._ended(record)
         weight = _token_weight(record)
         answered_vllm = define.answered_vllm(record)
@@ -65,11 +68,22 @@ class Collector:
         if record.replica and (record.replica in self.replicas or len(self.replicas) < _MOST_REPLICAS):
             self.replicas[record.replica] += 1
         self.dispatch_lag.record(define.dispatch_lag(record))
-        self._group(record.group).add(record, good=define.is_good(record, self.slo))
+        self._group(record.group).add(
+            record, good=define.is_good(record, self.slo), too_late=self._too_late(record, given_up or ended)
+        )
         if answered_vllm or record.outcome not in (Outcome.UNSENT, Outcome.CANCELLED):
             self.vllm.add(record, ended, self.window, self.slo, answered=answered_vllm)
         if record.ok:
             self._answered(record)
+
+    def _too_late(self, record: Record, given_up: int) -> bool:
+        """Whether a request that was cancelled can be called good no more."""
+        if record.outcome is not Outcome.CANCELLED or not record.dispatched:
+            return False
+        # One that never got its connection within the grace hangs as well.
+        hung = not self.stopped and not record.first_token
+        self.run.hung += hung
+        return hung or define.cannot_be_good(record, self.slo, given_up)
 
     def _ended(self, record: Record) -> int:
         """When it was over; one cancelled without a time lasted at least until the window's end; 0: never sent."""
@@ -116,6 +130,7 @@ class Collector:
             "window": [self.window.start, self.window.end, self.window.begins],
             "slo": self.slo.model_dump(),
             "ended": self.ended,
+            "stopped": self.stopped,
             "latencies": {name: it.to_message(exact=exact) for name, it in self.latencies.items()},
             "dispatch_lag": self.dispatch_lag.to_message(exact=exact),
             "outcomes": dict(self.outcomes),
@@ -149,6 +164,7 @@ class Collector:
         return merged
 
     def _take(self, message: dict[str, Any]) -> None:
+        self.stopped = self.stopped or message["stopped"]
         if message["ended"] is not None:
             self.ended = min(message["ended"], self.ended or message["ended"])
         for name, samples in message["latencies"].items():

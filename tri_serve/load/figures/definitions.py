@@ -87,6 +87,20 @@ def is_good(record: Record, slo: Slo) -> bool:
     )
 
 
+def cannot_be_good(record: Record, slo: Slo, given_up: int) -> bool:
+    """Whether a request that was cancelled at ``given_up`` had broken a promise by then, however it went on.
+
+    Its TPOT was at least what it would have been had the rest of the asked tokens come at that moment.
+    """
+    age, asked = given_up - record.scheduled, record.intended_output_tokens
+    since = given_up - record.first_token
+    return (
+        not _within(ttft_sched(record) if record.first_token else age, slo.ttft)
+        or not _within(age, slo.e2e)
+        or (record.first_token > 0 and asked > 1 and not _within(since / (asked - 1), slo.tpot))
+    )
+
+
 def answered_vllm(record: Record) -> bool:
     """Whether vLLM would call it a success: status 200, an event with choices, and no exception on the way.
 

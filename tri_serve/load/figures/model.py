@@ -37,7 +37,8 @@ class Goodput(FiguresModel):
     good: int
     """Answered whole, and within the SLO counted from when they were due. Without an SLO: answered whole."""
     of: int
-    """Scheduled in the window, less those cancelled at the end of the run. Failed and unsent ones are in it."""
+    """Scheduled in the window, less those cancelled at the end of the run that might still have become good: one
+    that had no token after the grace, or had broken a promise by then, is in it. So are failed and unsent ones."""
     share: float | None
     """``good`` ÷ ``of``; none without requests."""
     per_second: float | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -50,7 +50,7 @@ def summarise(collector: Collector) -> Figures:
         details_left_out=collector.details.total() + collector.details_left_out - shown,
         scheduled_rate=_rate(scheduled, window_seconds),
         sent_rate=_rate(scheduled - unsent, window_seconds),
-        goodput=_goodput(sum(group.good for group in collector.groups.values()), outcomes, window_seconds),
+        goodput=_goodput(collector.groups.values(), window_seconds),
         steady=_steady(collector, window_seconds),
         whole=_whole(collector),
         latencies={name: it.distribution() for name, it in collector.latencies.items() if it.count},
@@ -85,8 +85,11 @@ def _rate(count: float, seconds: float) -> float:
     return count / seconds if seconds > 0 else 0.0
 
 
-def _goodput(good: int, outcomes: Mapping[str, int], seconds: float) -> Goodput:
-    of = sum(outcomes.values()) - outcomes.get(Outcome.CANCELLED.value, 0)
+def _goodput(groups: Iterable[GroupTally], seconds: float) -> Goodput:
+    good = of = 0
+    for group in groups:
+        good += group.good
+        of += group.outcomes.total() - group.outcomes[Outcome.CANCELLED.value] + group.too_late
     return Goodput(
         good=good, of=of, share=good / of if of else None, per_second=good / seconds if seconds > 0 else None
     )
@@ -131,7 +134,7 @@ def _group(group: GroupTally, seconds: float) -> GroupFigures:
     return GroupFigures(
         scheduled=group.outcomes.total(),
         outcomes=dict(group.outcomes),
-        goodput=_goodput(group.good, group.outcomes, seconds),
+        goodput=_goodput((group,), seconds),
         output_tokens=group.output_tokens,
         figures={name: it.distribution() for name, it in group.latencies.items() if it.count},
     )

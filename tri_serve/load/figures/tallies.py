@@ -55,6 +55,8 @@ class RunTally:
     first_half: int = 0
     second_half_ttft_ns: int = 0
     second_half: int = 0
+    hung: int = 0
+    """Sent in the window, and without a first token when the run's grace was over."""
     early_ttft_ns: int = 0
     """Due → first token, summed over answered requests due in the window's first half."""
     early: int = 0
@@ -168,13 +170,16 @@ class GroupTally:
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.good = 0
+        self.too_late = 0
+        """Cancelled, when they had already broken a promise."""
         self.output_tokens = 0
         self.latencies = {name: Samples() for name in GROUP_LATENCIES}
 
-    def add(self, record: Record, *, good: bool) -> None:
+    def add(self, record: Record, *, good: bool, too_late: bool = False) -> None:
         """Count one request of it."""
         self.outcomes[record.outcome.value] += 1
         self.good += good
+        self.too_late += too_late
         if record.ok:
             self.output_tokens += record.output_tokens
             self.latencies["ttft"].record(define.ttft(record))
@@ -187,6 +192,7 @@ class GroupTally:
         return {
             "outcomes": dict(self.outcomes),
             "good": self.good,
+            "too_late": self.too_late,
             "output_tokens": self.output_tokens,
             "latencies": {name: it.to_message(exact=exact) for name, it in self.latencies.items()},
         }
@@ -195,6 +201,7 @@ class GroupTally:
         """Add what ``to_message`` gave."""
         self.outcomes.update(message["outcomes"])
         self.good += message["good"]
+        self.too_late += message["too_late"]
         self.output_tokens += message["output_tokens"]
         for name, samples in message["latencies"].items():
             self.latencies[name].merge(Samples.from_message(samples))

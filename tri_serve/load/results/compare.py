@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
-from tri_serve.errors import ClientSaturatedError, RegressionError, TriServeError, UsageError
+from tri_serve.errors import UsageError
+from tri_serve.load.results.comparison import Comparison, Difference, Direction, Unbelieved, error_of
 from tri_serve.load.results.model import RunResult
 from tri_serve.load.results.resampling import (
     goodput_draws,
@@ -17,9 +16,9 @@ from tri_serve.load.results.resampling import (
     log_ratio_interval,
     token_rate_draws,
 )
-from tri_serve.load.verdict import Level
+from tri_serve.load.verdict import Level, fault_of
 
-Direction = Literal["better", "worse", "no difference"]
+__all__ = ["compare", "error_of"]
 
 _FEWEST_FOR_P99 = 500
 """Requests below which fewer than five lie beyond the p99: it is shown, and no regression is made of it."""
@@ -38,45 +37,6 @@ _LATENCIES = (
 )
 
 
-class Difference(BaseModel):
-    """One figure of both sides."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    unit: str
-    base: float
-    other: float
-    change: float
-    """other ÷ base − 1."""
-    low: float
-    high: float
-    """95 % interval of ``change``."""
-    direction: Direction
-    """By more than chance: the interval does not hold 0."""
-    judged: bool
-    """Whether it can be a regression; a percentile of too few requests cannot."""
-
-
-class Comparison(BaseModel):
-    """One side against another."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base: tuple[str, ...]
-    """Runs of the one side."""
-    other: tuple[str, ...]
-    by: Literal["rounds", "requests"]
-    """What was resampled: whole runs, or the requests of one run each."""
-    allowed: float
-    differences: tuple[Difference, ...]
-    regressions: tuple[str, ...]
-    """Names of what is worse by more than chance and by more than ``allowed``."""
-    remarks: tuple[str, ...]
-    believed: bool
-    """Whether the client of no run was the limit."""
-
-
 def compare(base: Sequence[RunResult], other: Sequence[RunResult], *, allowed: float = 0.05) -> Comparison:
     """``other`` against ``base``, each one run or rounds of the same.
 
@@ -89,9 +49,12 @@ def compare(base: Sequence[RunResult], other: Sequence[RunResult], *, allowed: f
     rounds = min(len(base), len(other)) >= _FEWEST_ROUNDS
     found = _by_rounds(base, other) if rounds else _by_requests(base[0], other[0])
     regressions = tuple(
-        it.name for it in found if it.judged and it.direction == "worse" and abs(it.change) > allowed
+        it.name
+        for it in found
+        if it.judged and it.direction == "worse" and (it.change is None or abs(it.change) > allowed)
     )
     used = (base, other) if rounds else (base[:1], other[:1])
+    unbelieved = _unbelieved([run for side in used for run in side])
     return Comparison(
         base=tuple(run.run for run in used[0]),
         other=tuple(run.run for run in used[1]),
@@ -100,33 +63,30 @@ def compare(base: Sequence[RunResult], other: Sequence[RunResult], *, allowed: f
         differences=tuple(found),
         regressions=regressions,
         remarks=tuple(_remarks(base, other, rounds=rounds)),
-        believed=not any(_clients_fault(run) for side in used for run in side),
+        believed=unbelieved is None,
+        unbelieved=unbelieved,
     )
 
 
-def error_of(comparison: Comparison) -> TriServeError | None:
-    """What a command that printed the comparison ends with; None: no regression."""
-    if not comparison.believed:
-        return ClientSaturatedError(
-            "a run in the comparison is INVALID: its client was the limit, so that nothing follows from it",
-            hint="run it again with more client processes, or at a lower rate",
-        )
-    if comparison.regressions:
-        return RegressionError(
-            f"worse by more than chance and more than {comparison.allowed:.0%}: {', '.join(comparison.regressions)}"
-        )
-    return None
-
-
-def _clients_fault(run: RunResult) -> bool:
-    return any(reason.level is Level.INVALID and reason.cause == "client" for reason in run.verdict.reasons)
+def _unbelieved(runs: Sequence[RunResult]) -> Unbelieved | None:
+    causes = {fault_of(run.verdict.reasons) for run in runs} - {None}
+    if causes - {"server"}:
+        return "client"
+    if not all(run.complete for run in runs):
+        return "incomplete"
+    return "server" if causes else None
 
 
 def _by_requests(base: RunResult, other: RunResult) -> list[Difference]:
     chance = np.random.default_rng(_SEED)
     found = []
     for name, percent in _LATENCIES:
-        if name in base.histograms and name in other.histograms:
+        if (name in base.histograms) != (name in other.histograms):
+            exact_or_none = [
+                _latency(run, name, percent) if name in run.histograms else None for run in (base, other)
+            ]
+            found.append(_one_sided(f"{name} p{percent}", "ms", exact_or_none))
+        elif name in base.histograms:
             one, two = (latency_draws(run.histograms[name], percent, chance) for run in (base, other))
             few = min(run.figures.latencies[name].count for run in (base, other)) < _FEWEST_FOR_P99
             exact = [_latency(run, name, percent) for run in (base, other)]
@@ -137,10 +97,14 @@ def _by_requests(base: RunResult, other: RunResult) -> list[Difference]:
                 )
     rates = [token_rate_draws(run.figures, chance) for run in (base, other)]
     exact = [run.figures.steady.output_tokens_per_second for run in (base, other)]
-    if rates[0] is not None and rates[1] is not None and exact[0] > 0:
+    if (exact[0] > 0) != (exact[1] > 0):
+        found.append(_one_sided("output tok/s", "", exact))
+    elif rates[0] is not None and rates[1] is not None and exact[0] > 0:
         found.append(_drawn("output tok/s", "", exact, rates[1] / rates[0] - 1, higher_is_better=True))
     shares = [run.figures.goodput.share for run in (base, other)]
-    if shares[0] and shares[1] is not None:
+    if bool(shares[0]) != bool(shares[1]):
+        found.append(_one_sided("goodput", "", shares))
+    elif shares[0] and shares[1]:
         one, two = (goodput_draws(run.figures.goodput, chance) for run in (base, other))
         if float(one.min()) > 0:
             found.append(_drawn("goodput", "", [shares[0], shares[1]], two / one - 1, higher_is_better=True))
@@ -186,6 +150,22 @@ def _difference(
     )
 
 
+def _one_sided(name: str, unit: str, sides: Sequence[float | None]) -> Difference:
+    """A figure that one side does not have, or that is 0 there: more than chance, and of no size."""
+    base, other = sides
+    return Difference(
+        name=name,
+        unit=unit,
+        base=base,
+        other=other,
+        change=other / base - 1 if base and other is not None else None,
+        low=None,
+        high=None,
+        direction="worse" if base else "better",
+        judged=True,
+    )
+
+
 def _by_rounds(base: Sequence[RunResult], other: Sequence[RunResult]) -> list[Difference]:
     found = []
     for name, percent in _LATENCIES:
@@ -193,11 +173,31 @@ def _by_rounds(base: Sequence[RunResult], other: Sequence[RunResult]) -> list[Di
             [_latency(run, name, percent) for run in side if name in run.figures.latencies]
             for side in (base, other)
         ]
-        found += _rounds(f"{name} p{percent}", "ms", sides, higher_is_better=False)
-    sides = [[run.figures.steady.output_tokens_per_second for run in side] for side in (base, other)]
-    found += _rounds("output tok/s", "", sides, higher_is_better=True)
-    sides = [[run.figures.goodput.share or 0.0 for run in side] for side in (base, other)]
-    found += _rounds("goodput", "", sides, higher_is_better=True)
+        label, lacks = f"{name} p{percent}", [len(sides[0]) < len(base), len(sides[1]) < len(other)]
+        if lacks[0] != lacks[1]:
+            means = [None if lack else _geometric(side) for lack, side in zip(lacks, sides, strict=True)]
+            found.append(_one_sided(label, "ms", means))
+        else:
+            found += _rounds(label, "ms", sides, higher_is_better=False)
+    for label, sides in (
+        (
+            "output tok/s",
+            [[run.figures.steady.output_tokens_per_second for run in it] for it in (base, other)],
+        ),
+        ("goodput", [[run.figures.goodput.share or 0.0 for run in it] for it in (base, other)]),
+    ):
+        nothing = [min(side) <= 0 for side in sides]
+        if nothing[0] != nothing[1]:
+            # A round without anything has no logarithm, and is none of the rounds that the other side has.
+            found.append(
+                _one_sided(
+                    label,
+                    "",
+                    [0.0 if none else _geometric(side) for none, side in zip(nothing, sides, strict=True)],
+                )
+            )
+        else:
+            found += _rounds(label, "", sides, higher_is_better=True)
     return found
 
 
@@ -207,9 +207,16 @@ def _rounds(
     """None where a side has too few runs with that figure, or one of them is 0: it has no logarithm."""
     if any(len(side) < _FEWEST_ROUNDS or min(side) <= 0 for side in sides):
         return []
-    exact = [math.exp(sum(math.log(value) for value in side) / len(side)) for side in sides]
+    exact = [_geometric(side) for side in sides]
     interval = log_ratio_interval(sides[0], sides[1])
     return [_difference(name, unit, exact, interval, judged=True, higher_is_better=higher_is_better)]
+
+
+def _geometric(values: Sequence[float]) -> float:
+    """The geometric mean; 0 where one of them is."""
+    if min(values) <= 0:
+        return 0.0
+    return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
 def _latency(run: RunResult, name: str, percent: int) -> float:

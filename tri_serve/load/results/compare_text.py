@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from tri_serve.load.results.compare import Comparison, Difference
+from tri_serve.load.results.comparison import Comparison, Difference
 
 _WIDTH = 80
 
@@ -29,6 +29,8 @@ def _lines(comparison: Comparison) -> Iterator[str]:
             f"{comparison.allowed:.0%}",
             "REGRESSION ",
         )
+    elif not comparison.believed:
+        yield "nothing follows from this comparison: see the notes on its runs"
     elif comparison.differences:
         yield f"no regression: nothing judged is worse by more than chance and {comparison.allowed:.0%}"
     else:
@@ -43,13 +45,14 @@ def _row(it: Difference, *, regression: bool) -> str:
         said = said.upper()
     if not it.judged:
         said += " (few)"
-    interval = f"{it.low:+.1%} to {it.high:+.1%}"
-    return (
-        f"{it.name:<15}{_number(it.base):>11}{_number(it.other):>11}{it.change:>+9.1%}  {interval:<20}{said}"
-    )
+    interval = "" if it.low is None or it.high is None else f"{it.low:+.1%} to {it.high:+.1%}"
+    change = "" if it.change is None else f"{it.change:+.1%}"
+    return f"{it.name:<15}{_number(it.base):>11}{_number(it.other):>11}{change:>9}  {interval:<20}{said}"
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:
+        return "none"
     digits = 3 if value < 10 else 1 if value < 10_000 else 0
     return f"{value:,.{digits}f}"
 

@@ -10,6 +10,7 @@ from typing import Any
 from tri_serve.errors import ConnectionFailedError, UsageError
 from tri_serve.load.wire.client import Client
 from tri_serve.load.wire.preflight import fetch_json, find_model
+from tri_serve.load.wire.wording import printable
 from tri_serve.load.workload.items import Route
 from tri_serve.load.workload.tokenizer import (
     Overhead,
@@ -99,4 +100,4 @@ def _version(client: Client) -> str:
     except ConnectionFailedError:
         return ""
     said = answer.get("version") if isinstance(answer, dict) else None
-    return said[:64] if isinstance(said, str) else ""
+    return printable(said[:64]) if isinstance(said, str) else ""

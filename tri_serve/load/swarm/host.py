@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +14,13 @@ from gevent.event import Event
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, MasterRunner, WorkerRunner
 
-from tri_serve.errors import SpecError, TriServeError, UsageError
+from tri_serve.errors import ClientSaturatedError, SpecError, TriServeError, UsageError
 from tri_serve.load.progress import Failed, Progress
 from tri_serve.load.records import Outcome, Phase, Record
 from tri_serve.load.scenario.models import ClosedLoop
 from tri_serve.load.swarm.leader import Gathered, Leader
 from tri_serve.load.swarm.member import DONE, GO, LIVE, PREPARE, PREPARED, REFUSED, STOP, Member
-from tri_serve.load.swarm.options import key_of
+from tri_serve.load.swarm.options import form_options, key_goes_to, key_of
 from tri_serve.load.swarm.order import RunOrder
 from tri_serve.load.swarm.outcome import INTERRUPTED, Finished, finish
 from tri_serve.load.swarm.preparing import Prepared, prepare
@@ -43,6 +44,9 @@ class Host:
     def __init__(self, environment: Environment, teller: Teller) -> None:
         self.environment = environment
         self.teller = teller
+        self._start = Namespace(**vars(environment.parsed_options))
+        """The options as Locust was started with them: the web UI writes over the parsed ones."""
+        self._start_url = environment.host
         self.member: Member | None = None
         self.leader: Leader | None = None
         self.latest: Progress | None = None
@@ -111,7 +115,11 @@ class Host:
 
     def prepare(self) -> None:
         """Read what is asked for, and look at the server. Raises TriServeError."""
-        self._prepared = prepare(self.options, self.environment.host, key_of(os.environ))
+        url = self.environment.host
+        # Each run of the web UI has options of its own; headless they are those of the start.
+        options = self._start if self._headless else form_options(self._start, self.options)
+        send_key = self._headless or key_goes_to(url, self._start_url)
+        self._prepared = prepare(options, url, key_of(os.environ), send_key=send_key)
 
     def tick(self) -> tuple[int, float] | None:
         """What Locust's shape asks: how many users there are to be; None when the run is over."""
@@ -140,7 +148,7 @@ class Host:
 
     @property
     def _headless(self) -> bool:
-        return bool(self.options.headless)
+        return bool(self._start.headless)
 
     def start(self) -> None:
         """Locust's test begins."""
@@ -176,9 +184,15 @@ class Host:
             self._ended.set()
 
     def _report(self, gathered: Gathered | None, about: About, watch: ServerWatch) -> Finished:
+        if gathered is not None and gathered.lost and not gathered.shares and not self._interrupts:
+            # Locust, too, stops a run whose processes are all gone.
+            raise ClientSaturatedError(
+                f"all {gathered.workers} processes of the client were lost",
+                hint="the system's log says whether it ended them for want of memory",
+            )
         if gathered is None or not gathered.shares:
             raise NothingMeasuredError("the run ended before anything was measured")
-        finished = finish(gathered, about, watch.history, vllm_json=self.options.save_vllm_json)
+        finished = finish(gathered, about, watch.history, vllm_json=self._start.save_vllm_json)
         self.teller.ended(finished)
         return finished
 

@@ -8,17 +8,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tri_serve.load.scenario.reading import LoadedScenario, read_scenario
+from tri_serve.errors import UsageError
+from tri_serve.load.scenario.reading import LoadedScenario, read_scenario, scenario_names
 from tri_serve.load.scenario.short import Short
+from tri_serve.load.wire.target import parse_target
 from tri_serve.places import state_dir
 from tri_serve.spec.slo import parse_slo
 
 DEFAULT_SCENARIO = "smoke"
 ENVIRONMENT = "TRI_SERVE_LOAD_"
+WEB_HOST = "127.0.0.1"
+"""Locust's own default is every address of the machine, and its web UI asks for no password."""
+
+_FORM = (
+    "scenario", "model", "request_rate", "max_concurrency", "duration", "warm_up", "num_prompts", "slo", "seed",
+)  # fmt: skip
+"""What the web UI's form may change between two runs."""
 
 
 def add_options(parser: Any) -> None:
     """Add them to Locust's parser. Every one has a variable: TRI_SERVE_LOAD_REQUEST_RATE."""
+    parser.set_defaults(web_host=WEB_HOST)
+    for action in parser._actions:
+        if action.dest == "web_host":
+            action.help = f"Host to bind the web interface to: {WEB_HOST}, or '*' for all interfaces"
     group = parser.add_argument_group("tri-serve options", "What is asked of the model, and when.")
 
     def add(name: str, words: str, *, web: bool = True, **more: Any) -> None:
@@ -43,7 +56,7 @@ def add_options(parser: Any) -> None:
     add("--slo", "What is promised: ttft=500ms,tpot=50ms.", default="")
     add("--seed", "Of arrivals and prompts.", default="")
     add("--set", "KEY=VALUE of the scenario; can be repeated.", web=False, action="append", default=[])
-    add("--tokenizer", "tokenizer.json of the model. Default: the server's /tokenize.", default="")
+    add("--tokenizer", "tokenizer.json of the model. Default: the server's /tokenize.", web=False, default="")
     add(
         "--results",
         "Folder for the run's files. Default: a new one under ~/.local/state.",
@@ -81,6 +94,23 @@ def take_over(options: Any) -> None:
     options.num_users = options.spawn_rate = options.run_time = None
 
 
+def form_options(start: Any, form: Any) -> argparse.Namespace:
+    """The options of a run that the web UI starts: those of the start, ``form``'s in place of what a form may say.
+
+    Locust puts every posted field that is named like an option into its options, whether its form shows it or not.
+    Files of this machine are for those who started Locust. Raises UsageError for a scenario that neither ships nor
+    was given at the start.
+    """
+    scenario = form.scenario
+    if scenario != start.scenario and scenario not in scenario_names():
+        raise UsageError(
+            f"no scenario is named {scenario!r}; the web UI takes those that ship, and the one that Locust was "
+            "started with",
+            hint="a file: locust -f loadtests/locustfile.py --scenario ./mine.yaml",
+        )
+    return argparse.Namespace(**{**vars(start), **{name: str(getattr(form, name) or "") for name in _FORM}})
+
+
 def scenario_of(options: Any) -> LoadedScenario:
     """The scenario that Locust's parsed options describe. Raises UsageError."""
     short = Short(
@@ -105,6 +135,17 @@ def with_slo(loaded: LoadedScenario, words: str) -> LoadedScenario:
         scenario=loaded.scenario.model_copy(update={"slo": slo}),
         overrides=(*loaded.overrides, f"slo={slo}"),
     )
+
+
+def key_goes_to(url: str | None, start: str | None) -> bool:
+    """Whether the client key may be sent to ``url``: only to the server that Locust was started with (-H).
+
+    The web UI takes any host from whoever can reach it.
+    """
+    if not url or not start:
+        return False
+    asked, named = parse_target(url), parse_target(start)
+    return (asked.scheme, asked.host, asked.port) == (named.scheme, named.host, named.port)
 
 
 def key_of(environ: os._Environ[str] | dict[str, str]) -> str | None:

@@ -33,6 +33,8 @@ class RunOrder(SpecModel):
     """Tokens that a prompt and its answer may have together."""
     nonce: str = ""
     """What sets this run's salts apart from those of any other."""
+    send_key: bool = True
+    """Whether the server may be given the key that a process has."""
     token_ids: bool = False
     """Ask the server for token ids, to count the tokens of each event."""
     detail: Detail = "full"

@@ -25,11 +25,13 @@ class Finished:
     remarks: tuple[str, ...]
     text: str
     """For a terminal."""
+    ended_by_person: bool = False
+    """It was stopped before its end, not broken off by the loss of a process."""
 
     @property
     def exit_code(self) -> int:
-        """Of a run to its end its verdict's; a part of one has none."""
-        return self.result.verdict.exit_code if self.result.complete else INTERRUPTED
+        """Of the verdict; 130 where a person ended the run."""
+        return INTERRUPTED if self.ended_by_person else self.result.verdict.exit_code
 
 
 def finish(gathered: Gathered, about: About, history: History | None, *, vllm_json: bool) -> Finished:
@@ -41,4 +43,10 @@ def finish(gathered: Gathered, about: About, history: History | None, *, vllm_js
         f"{error}: {lost} requests are not in the records; the figures have them" for error in remarks[:1]
     ]
     written = write_files(result, gathered.order.folder, vllm_json=vllm_json)
-    return Finished(result, written.path, (*notes, *written.remarks), report(result))
+    return Finished(
+        result,
+        written.path,
+        (*notes, *written.remarks),
+        report(result),
+        ended_by_person=bool(gathered.stopped_because),
+    )

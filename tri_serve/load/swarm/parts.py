@@ -56,7 +56,7 @@ def client_of(order: RunOrder, key: str | None) -> Client:
     return Client(
         target_of(order),
         order.model,
-        key,
+        key if order.send_key else None,
         connect_timeout=order.scenario.connect_timeout,
         silence=order.scenario.silence,
         token_ids=order.token_ids,

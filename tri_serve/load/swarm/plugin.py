@@ -40,10 +40,10 @@ def _on_parser(parser: Any, **_: Any) -> None:
 
 def _on_init(environment: Environment, web_ui: Any = None, **_: Any) -> None:
     descriptor = os.environ.get(PROGRESS_FD)
+    options: Any = environment.parsed_options
+    take_over(options)
     host = Host(environment, Teller(int(descriptor) if descriptor else None))
     setattr(environment, _ATTRIBUTE, host)
-    options = host.options
-    take_over(options)
     if isinstance(environment.runner, WorkerRunner):
         return
     if web_ui is not None:

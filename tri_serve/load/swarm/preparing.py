@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tri_serve.errors import UsageError
+from tri_serve.errors import ConnectionFailedError, UsageError
 from tri_serve.load.naming import run_name
 from tri_serve.load.results.model import ScenarioUsed
 from tri_serve.load.scenario.reading import LoadedScenario
@@ -30,8 +30,10 @@ class Prepared:
     """Metrics pages to read meanwhile."""
 
 
-def prepare(options: Any, url: str | None, key: str | None) -> Prepared:
+def prepare(options: Any, url: str | None, key: str | None, *, send_key: bool = True) -> Prepared:
     """Read what ``options`` ask for, look at the server, make the folder.
+
+    ``send_key``: whether the server at ``url`` may be given the key.
 
     Raises UsageError for what cannot be, ConnectionFailedError where the server does not answer or refuses the key.
     """
@@ -53,6 +55,7 @@ def prepare(options: Any, url: str | None, key: str | None) -> Prepared:
         scenario=loaded.scenario,
         scenario_folder=loaded.folder.absolute(),
         tokenizer=str(tokenizer or ""),
+        send_key=send_key,
         token_ids=options.token_ids,
         detail=options.records,
         nonce=name,
@@ -60,6 +63,14 @@ def prepare(options: Any, url: str | None, key: str | None) -> Prepared:
     client = client_of(asked, key)
     try:
         served = look_at(client, options.model or None, tokenizer)
+    except ConnectionFailedError as error:
+        if error.status in (401, 403) and key and not send_key:
+            raise ConnectionFailedError(
+                f"{target.url} wants a key, and is sent none: the key goes to the server named at the start",
+                hint=f"locust -f loadtests/locustfile.py -H {target.url}",
+                status=error.status,
+            ) from error
+        raise
     finally:
         client.close()
     order = _completed(asked, served)

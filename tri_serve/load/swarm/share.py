@@ -236,7 +236,8 @@ class Share:
         self._live.add(record)
         if self._ahead:
             shift(record, self._ahead)
-        self.collector.add(record)
+        given_up = self._clock() + self._ahead if record.outcome is Outcome.CANCELLED else 0
+        self.collector.add(record, given_up=given_up)
         self.log.add(record)
         self._on_record(record)
 

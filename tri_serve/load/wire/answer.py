@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from tri_serve.load.records import Outcome, Record
-
-_MOST_DETAIL = 160
+from tri_serve.load.wire.wording import error_line, name_of
 
 _GIVEN_UP = frozenset({"abort", "error"})
 """Finish reasons by which vLLM says that it stopped before the answer was whole (vllm/v1/request.py, 0.32)."""
@@ -51,10 +49,12 @@ class Folder:
     """Folds the events of one stream, or one whole answer, into a record. It judges no more than whether the answer
     is whole; ``verdict`` says so at the end."""
 
-    __slots__ = ("_calls", "_done", "_error", "_malformed", "_reasoning", "_record", "_text")
+    __slots__ = ("_calls", "_done", "_error", "_malformed", "_reasoning", "_record", "_tell", "_text")
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, tell: Callable[[Any], str] = error_line) -> None:
+        """``tell`` makes a line of an error object."""
         self._record = record
+        self._tell = tell
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, list[str]] = {}
@@ -98,7 +98,7 @@ class Folder:
             # A whole answer is one event that holds everything.
             self._add_event({"choices": [{**choice, "delta": message}], "usage": value.get("usage")}, now)
         if value.get("error"):
-            self._error = error_line(value)
+            self._error = self._tell(value)
         self._take_usage(value.get("usage"))
         if unasked:
             self._malformed = "the answer came whole, where a stream was asked for"
@@ -144,7 +144,7 @@ class Folder:
             if tokens and not record.first_token:
                 record.first_token = now
         if value.get("error"):
-            self._error = self._error or error_line(value)
+            self._error = self._error or self._tell(value)
         usage = value.get("usage")
         if usage:
             self._take_usage(usage)
@@ -173,7 +173,7 @@ class Folder:
                 bears = True
         reason = choice.get("finish_reason")
         if isinstance(reason, str):
-            self._record.finish_reason = reason[:32]
+            self._record.finish_reason = name_of(reason) or "unreadable"
         ids = choice.get("token_ids")
         return len(ids) if isinstance(ids, list) else int(bears)
 
@@ -203,19 +203,6 @@ class Folder:
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         if isinstance(cached, int):
             record.cached_tokens = cached
-
-
-def error_line(value: Any) -> str:
-    """What an error object says, in one line; nothing of a request that it repeats."""
-    error = value.get("error", value) if isinstance(value, dict) else value
-    kind, message = "", error
-    if isinstance(error, dict):
-        kind = str(error.get("type") or "")
-        message = error.get("message") or error.get("detail") or ""
-    # A refused body comes back in pydantic's words as {'type': …, 'input': …}.
-    text = re.split(r"""['"]?\binput['"]?\s*[:=]""", str(message))[0]
-    line = " ".join(f"{kind}: {text}".split()).strip(": ")
-    return line[:_MOST_DETAIL] or "an error without words"
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

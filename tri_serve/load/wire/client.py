@@ -11,6 +11,7 @@ import contextlib
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -20,11 +21,12 @@ from gevent.hub import Waiter
 
 from tri_serve import __version__
 from tri_serve.load.records import Outcome, Record
-from tri_serve.load.wire.answer import Answer, Folder, error_line
+from tri_serve.load.wire.answer import Answer, Folder
 from tri_serve.load.wire.connection import ClosedError, Connection, Connector, NoConnectionError
 from tri_serve.load.wire.events import MOST_EVENT_BYTES, EventSplitter
 from tri_serve.load.wire.framing import AnswerReader, MalformedAnswerError
 from tri_serve.load.wire.target import Target
+from tri_serve.load.wire.wording import error_line
 from tri_serve.load.workload.items import Item
 
 _Event = tuple[bytes, int]
@@ -59,6 +61,7 @@ class Client:
     ) -> None:
         self.target = target
         self._model = model
+        self._key = key
         self._silence = silence
         self._connector = Connector(target, connect_timeout, silence)
         self._idle: list[Connection] = []
@@ -95,7 +98,7 @@ class Client:
             record.outcome = Outcome.UNSENT if error.own else Outcome.CONNECT
             record.detail = str(error)
             return Answer()
-        with _Exchange(connection, record, self._silence) as exchange:
+        with _Exchange(connection, record, self._silence, partial(self.tell, body=item.body)) as exchange:
             answer = exchange.run(request, stream=bool(body["stream"]))
             if exchange.reusable:
                 self._keep(connection)
@@ -111,11 +114,15 @@ class Client:
         body = b"" if value is None else orjson.dumps(value)
         request = self._render(method, path, body)
         connection = self._connection()
-        with _Exchange(connection, record, self._silence) as exchange:
+        with _Exchange(connection, record, self._silence, self.tell) as exchange:
             fetched = exchange.fetch(request)
             if exchange.reusable:
                 self._keep(connection)
             return record.status, fetched
+
+    def tell(self, value: Any, *, body: Mapping[str, Any] | None = None) -> str:
+        """What an error object of the server says, in one line without the key and without the request's texts."""
+        return error_line(value, key=self._key, body=body)
 
     def __enter__(self) -> Client:
         return self
@@ -156,13 +163,16 @@ class Client:
 class _Exchange:
     """One request and its answer on a connection, which it closes in the end unless it can be used again."""
 
-    def __init__(self, connection: Connection, record: Record, silence: float) -> None:
+    def __init__(
+        self, connection: Connection, record: Record, silence: float, tell: Callable[[Any], str]
+    ) -> None:
         self._connection = connection
         self._record = record
         self._silence_ns = int(silence * 1e9)
         self._reader = AnswerReader()
         self._splitter = EventSplitter()
-        self._folder = Folder(record)
+        self._tell = tell
+        self._folder = Folder(record, tell)
         self._hub = gevent.get_hub()
         self._readable = self._hub.loop.io(connection.fd, 1)
         self._timer = self._hub.loop.timer(silence)
@@ -354,7 +364,7 @@ class _Exchange:
 
     def _refusal(self) -> str:
         try:
-            words = error_line(orjson.loads(b"".join(self._whole)))
+            words = self._tell(orjson.loads(b"".join(self._whole)))
         except orjson.JSONDecodeError:
             words = "without an error object"
         return f"{self._reader.status}: {words}"

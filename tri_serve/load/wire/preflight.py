@@ -7,10 +7,10 @@ import difflib
 import orjson
 
 from tri_serve.errors import ConnectionFailedError, UsageError
-from tri_serve.load.wire.answer import error_line
 from tri_serve.load.wire.client import Client
 from tri_serve.load.wire.connection import ClosedError, NoConnectionError
 from tri_serve.load.wire.framing import MalformedAnswerError
+from tri_serve.load.wire.wording import printable
 
 _MOST_NAMED = 8
 
@@ -34,12 +34,12 @@ def fetch_json(client: Client, method: str, path: str, value: dict[str, object] 
         answer = None
     if status in (401, 403):
         raise ConnectionFailedError(
-            f"{url} refuses the key: {status}, {error_line(answer)}",
+            f"{url} refuses the key: {status}, {client.tell(answer)}",
             hint="set TRI_SERVE_API_KEY (or OPENAI_API_KEY) to a key that the server takes",
             status=status,
         )
     if status != 200:
-        raise ConnectionFailedError(f"{url} answers {status}: {error_line(answer)}", status=status)
+        raise ConnectionFailedError(f"{url} answers {status}: {client.tell(answer)}", status=status)
     if answer is None:
         raise ConnectionFailedError(f"{url} answers with what is not JSON", hint="is this an OpenAI server?")
     return answer
@@ -55,7 +55,8 @@ def find_model(client: Client, wanted: str | None) -> str:
     data = answer.get("data") if isinstance(answer, dict) else None
     entries = data if isinstance(data, list) else []
     ids = [entry.get("id") for entry in entries if isinstance(entry, dict)]
-    names = [name for name in ids if isinstance(name, str)]
+    # A name is shown and kept as it is: one that would command a terminal is no model's.
+    names = [name for name in ids if isinstance(name, str) and name == printable(name)]
     if not names:
         raise ConnectionFailedError(f"{client.target.url}/v1/models names no model")
     if wanted is None and len(names) == 1:

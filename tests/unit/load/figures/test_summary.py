@@ -53,6 +53,53 @@ def test_goodput_is_over_all_that_was_due_less_what_was_cancelled_at_the_end(mak
     assert figures.outcomes["timeout"] == 0
 
 
+def hanging(make_record, index=0, first_token=0.0, asked=101):
+    """Cancelled without an end, due at 0; with or without a first token (ms)."""
+    record = make_record(
+        index, outcome=Outcome.CANCELLED, ttft=first_token, gaps=(), done=0, intended_output_tokens=asked
+    )
+    if not first_token:
+        record.head = record.first_choice = record.first_token = record.last_choice = record.last = 0
+        record.event_times, record.event_tokens, record.output_tokens = [], [], 0
+    return record
+
+
+@pytest.mark.parametrize(
+    ("first_token", "slo", "seconds", "counted"),
+    [
+        (0, Slo(ttft=0.5), 9.0, True),
+        (0, Slo(e2e=5.0), 9.0, True),
+        (0, Slo(), 9.0, True),
+        (100, Slo(ttft=0.5), 9.0, False),
+        (600, Slo(ttft=0.5), 9.0, True),
+        (100, Slo(e2e=5.0), 9.0, True),
+        (100, Slo(e2e=5.0), 4.0, False),
+        # 100 tokens are still due 10 s after the first: 100 ms each at best.
+        (100, Slo(tpot=0.09), 10.2, True),
+        (100, Slo(tpot=0.11), 10.2, False),
+    ],
+)
+def test_a_cancelled_request_that_broke_a_promise_is_no_good_one(
+    make_record, first_token, slo, seconds, counted
+):
+    collector = collected([make_record(1)], slo)
+    collector.add(hanging(make_record, first_token=first_token), given_up=START + round(seconds * SECOND))
+    goodput = summarise(Collector.merge([collector.to_message()])).goodput
+    assert (goodput.good, goodput.of) == (1, 2 if counted else 1)
+
+
+def test_what_hangs_until_the_grace_is_over_is_evidence_and_what_a_stop_cancels_is_not(make_record):
+    def hung(collector):
+        collector.add(hanging(make_record), given_up=START + 12 * SECOND)
+        merged = Collector.merge([collector.to_message()])
+        return evidence_of(merged, open_loop=True, steady_load=True, warm_up_seconds=0).hung
+
+    assert hung(collected([])) == 1
+    stopped = collected([])
+    stopped.stop(START + 12 * SECOND)
+    assert hung(stopped) == 0
+
+
 def test_tokens_are_credited_when_they_came_whosever_request_it_was(make_record):
     before = make_record(0, due=-0.5, phase=Phase.WARM_UP, ttft=250, gaps=[500] * 3)  # 2 of 4 in the window
     beyond = make_record(1, due=9.5, ttft=250, gaps=[500] * 3)  # 1 of 4

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tri_serve.errors import ClientSaturatedError, RegressionError, UsageError
+from tri_serve.errors import ClientSaturatedError, RegressionError, ServerUnhealthyError, UsageError
 from tri_serve.load.results.compare import compare, error_of
 from tri_serve.load.results.compare_text import comparison_text
 from tri_serve.load.results.resampling import log_ratio_interval
@@ -99,7 +99,38 @@ def test_nothing_follows_from_a_run_whose_client_was_the_limit(make_result):
 def test_a_side_without_answers_leaves_nothing_to_compare(make_result):
     found = compare([make_result("a", failing=1.0)], [make_result("b", failing=1.0)])
     assert found.differences == ()
-    assert "nothing could be compared" in comparison_text(found)
+    assert "nothing follows from this comparison" in comparison_text(found)
+    assert isinstance(error_of(found), ServerUnhealthyError)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_server_that_answers_nothing_any_more_is_a_regression(make_result, rounds):
+    base = [make_result(f"a{seed}", seed=seed) for seed in range(rounds)]
+    dead = [make_result(f"b{seed}", seed=seed, failing=1.0) for seed in range(rounds)]
+    found = compare(base, dead)
+    assert {"ttft_sched p50", "output tok/s", "goodput"} <= set(found.regressions)
+    assert of(found, "ttft_sched p50").other is None
+    assert of(found, "goodput").change == -1
+    assert not found.believed
+    assert error_of(found).exit_code == 3
+    assert max(len(line) for line in comparison_text(found).splitlines()) <= 80
+    back = compare(dead, base)
+    assert {it.direction for it in back.differences} == {"better"}
+    assert error_of(back).exit_code == 5
+
+
+def test_one_dead_round_of_three_is_a_regression(make_result):
+    base = [make_result(f"a{seed}", seed=seed) for seed in range(3)]
+    other = [make_result(f"b{seed}", seed=seed + 9, failing=float(seed == 1)) for seed in range(3)]
+    found = compare(base, other)
+    assert {"tpot p50", "goodput"} <= set(found.regressions)
+
+
+def test_a_run_that_was_stopped_proves_nothing(make_result):
+    found = compare([make_result("a")], [make_result("b", complete=False)])
+    assert not found.believed
+    assert isinstance(error_of(found), UsageError)
+    assert "nothing follows" in comparison_text(found) or found.regressions
 
 
 def test_no_result_is_refused(make_result):

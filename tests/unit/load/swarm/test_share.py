@@ -126,6 +126,8 @@ def test_open_requests_may_end_in_the_grace_and_are_cancelled_after_it(tmp_path:
     report = run(share)
     assert {record.outcome for record in records} == {Outcome.CANCELLED}
     assert len(records) == report["cancelled"] == 16
+    # Not one of them had a token when the grace was over.
+    assert Collector.merge([report["collector"]]).run.hung == 12
 
 
 def test_a_process_on_another_machine_reports_on_the_leaders_clock(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tri_serve.load.records import Outcome, Record
-from tri_serve.load.wire.answer import Answer, Folder, ToolCall, error_line
+from tri_serve.load.wire.answer import Answer, Folder, ToolCall
+from tri_serve.load.wire.wording import error_line
 
 
 def _chat(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:

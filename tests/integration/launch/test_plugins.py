@@ -52,4 +52,4 @@ def test_an_environment_of_the_users_own_is_left_alone_and_what_it_lacks_is_name
     with pytest.raises(EngineEnvironmentError, match="lacks bitsandbytes or vllm_bnb_plugin") as refused:
         require_plugin(own, plugin)
     assert refused.value.hint is not None
-    assert "-m pip install 'vllm-bnb-plugin' 'bitsandbytes>=0.48.1'" in refused.value.hint
+    assert "-m pip install vllm-bnb-plugin 'bitsandbytes>=0.48.1'" in refused.value.hint

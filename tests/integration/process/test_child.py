@@ -284,7 +284,8 @@ def test_a_killed_guard_takes_the_program_along_and_a_sweep_finds_the_rest(
         program = int(parent.stdout.readline())
         assert eventually(lambda: log.read_text().count("\n") == 2)
         guard = parent_of(program)
-        parent.kill()  # both at once: nobody is left to tidy up
+        os.kill(guard, signal.SIGSTOP)  # both at once, or the guard begins to tidy up
+        parent.kill()
         os.kill(guard, signal.SIGKILL)
         parent.wait()
         assert eventually(lambda: identify(program) is None)

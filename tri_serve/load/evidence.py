@@ -43,6 +43,8 @@ class Evidence(EvidenceModel):
     records_lost: int | None = None
     """Requests whose record could not be written (disk full); the figures have them."""
     # The load.
+    pauses_after_failures: int | None = None
+    """Closed loop: how often a user waited, 0.1 to 1 s, since its request had failed."""
     target_rate: float | None = None
     """Open loop: requests a second that were due in the window."""
     achieved_rate: float | None = None

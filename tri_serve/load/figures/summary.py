@@ -77,8 +77,7 @@ def histograms(collector: Collector) -> dict[str, str]:
 
 def _window_seconds(collector: Collector) -> float:
     """As long as the window went."""
-    window = collector.window
-    return window.seconds if collector.ended is None else (collector.ended - window.start) / _NS
+    return (collector.until - collector.window.start) / _NS
 
 
 def _rate(count: float, seconds: float) -> float:

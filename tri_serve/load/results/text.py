@@ -83,13 +83,19 @@ def verdict_lines(verdict: Verdict, figures: Figures) -> Iterator[str]:
 
 
 def beside(result: RunResult) -> Iterator[str]:
-    """What helps to see why a client was the limit: whether it was busy itself, or had no CPU."""
+    """What helps to see what the load was: why a client was the limit, and where its users held back."""
     share = result.evidence.cpu_wait_share
     late = any(reason.cause == "client" for reason in result.verdict.reasons)
     if late and share is not None and share > _NO_CPU:
         yield (
             f"For {share:.0%} of the time the client was ready and had no CPU: what else runs on its machine "
             "made it late."
+        )
+    pauses = result.evidence.pauses_after_failures
+    if pauses:
+        yield (
+            f"After failures users waited {pauses:,} times, 0.1 s doubled up to 1 s, before they asked again: the "
+            "load was lighter for it."
         )
 
 

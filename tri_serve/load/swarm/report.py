@@ -99,6 +99,7 @@ def _evidence(gathered: Gathered, collector: Collector, found: Mapping[str, Any]
         "clock_step_ms": max(health.clock_step_ms for health in healths),
         "processes_lost": gathered.lost,
         "records_lost": sum(share["records_lost"] for share in shares),
+        "pauses_after_failures": sum(share["pauses_after_failures"] for share in shares),
     }
     if own.in_flight_mean is not None and all(mean is not None for mean in open_means):
         # Counted as requests began and ended, so that Little's law is held against something of its own.
@@ -113,7 +114,7 @@ def _server_side(
     if history is None or len(history.snapshots) < 2:
         return None, {}
     scenario, shares = gathered.order.scenario, gathered.shares
-    window = Span(collector.window.start, collector.ended or collector.window.end)
+    window = Span(collector.window.start, collector.until)
     span = counted_span(history, window, warm_up=scenario.warm_up > 0, cool_down=scenario.cool_down > 0)
     ttft = figures.latencies.get("ttft")
     client = ClientSide(

@@ -236,6 +236,7 @@ def test_ctrl_c_before_the_load_is_told_in_one_line(scenario: Write, tmp_path: P
         with connection:
             child.send_signal(signal.SIGINT)
             _, said = child.communicate(timeout=60)
+    assert f"asking {url}/v1/models" in said
     assert (child.returncode, said.count("error: ")) == (130, 1)
     assert "error: ended by Ctrl-C before anything was measured" in said
     assert "Traceback" not in said + (folder / "locust.log").read_text()

@@ -36,7 +36,7 @@ _STOP_SECONDS = 30.0
 
 
 class RequestFailedError(Exception):
-    """A request that failed, as Locust counts it."""
+    """A request that failed, as Locust counts it: it keeps each text that it has not seen for as long as it runs."""
 
 
 class Host:
@@ -124,9 +124,14 @@ class Host:
         send_key = self._headless or key_goes_to(url, self._start_url)
         self._preparing = getcurrent()
         try:
-            self._prepared = prepare(options, url, key_of(os.environ), send_key=send_key)
+            self._prepared = prepare(
+                options, url, key_of(os.environ), send_key=send_key, tell=self._tell_note
+            )
         finally:
             self._preparing = None
+
+    def _tell_note(self, words: str) -> None:
+        self.teller.progress(Progress(stage="preparing", note=words))
 
     def tick(self) -> tuple[int, float] | None:
         """What Locust's shape asks: how many users there are to be; None when the run is over."""
@@ -265,7 +270,7 @@ class Host:
             name=f"{record.group or 'requests'}{warm}",
             response_time=(end - record.sent) / 1e6 if record.sent and end else None,
             response_length=record.bytes_received,
-            exception=None if record.ok else RequestFailedError(f"{record.outcome.value}: {record.detail}"),
+            exception=None if record.ok else RequestFailedError(record.outcome.value),
             context={},
         )
 

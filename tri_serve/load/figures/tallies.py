@@ -55,6 +55,12 @@ class RunTally:
     first_half: int = 0
     second_half_ttft_ns: int = 0
     second_half: int = 0
+    without_usage: int = 0
+    """Answered, with no ``usage``: their events were counted for tokens."""
+    event_tokens: int = 0
+    """In events of answers with ``usage``."""
+    usage_tokens: int = 0
+    """By their ``usage``."""
     hung: int = 0
     """Sent in the window, and without a first token when the run's grace was over."""
     early_ttft_ns: int = 0
@@ -85,6 +91,11 @@ class RunTally:
             self.cached_tokens += record.cached_tokens if record.ok else 0
             self.with_replacements += record.ok and record.replacements > 0
             self._growth(record, window)
+            if record.ok and record.usage_reported:
+                self.event_tokens += sum(record.event_tokens)
+                self.usage_tokens += record.output_tokens
+            elif record.ok:
+                self.without_usage += 1
 
     def _tokens(self, record: Record, window: Window, weight: float) -> None:
         tokens = weight * sum(

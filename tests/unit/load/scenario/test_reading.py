@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ def mistakes(path: Path, text: str | None = None, *overrides: str) -> str:
         read_scenario(str(path), overrides)
     assert caught.value.exit_code == 2
     return str(caught.value).replace(f"{path.parent}/", "")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.yaml")
+    assert mistakes(tmp_path / "mine.yaml") == "mine.yaml: not a regular file"
 
 
 def test_a_file_is_read_with_its_units(file: Path) -> None:

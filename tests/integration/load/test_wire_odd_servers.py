@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tri_serve.errors import UsageError
 from tri_serve.load.records import Outcome, Record
 from tri_serve.load.wire.client import Client
 from tri_serve.load.wire.connection import Connector
@@ -202,6 +203,14 @@ def test_what_a_server_repeats_of_the_key_and_the_prompt_is_kept_nowhere(
         asked = {"messages": [{"role": "user", "content": prompt}]}
         client.ask(Item("x", "g", "/v1/chat/completions", asked, 0, 1), record)
     assert record.detail.endswith("Bad: words that repeat the request")
+
+
+@pytest.mark.parametrize("key", ["sk-a\nx-more: b", "sk-a\n", "sk a", "열쇠"])
+def test_a_key_that_no_head_can_hold_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Client(_target(1), "m", key)
+    assert "\n" not in str(caught.value)
+    assert key not in str(caught.value)
 
 
 def test_an_answer_before_the_request_is_read_is_taken() -> None:

@@ -36,7 +36,7 @@ _STOP_SECONDS = 30.0
 
 
 class RequestFailedError(Exception):
-    """A request that failed, as Locust counts it: it keeps each text that it has not seen for as long as it runs."""
+    """A request that failed, as Locust counts it, which keeps every text that it has not seen to its end."""
 
 
 class Host:

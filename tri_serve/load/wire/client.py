@@ -8,6 +8,7 @@ after the stream, or whenever 32 KiB have come, in slices that let other streams
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ import orjson
 from gevent.hub import Waiter
 
 from tri_serve import __version__
+from tri_serve.errors import UsageError
 from tri_serve.load.records import Outcome, Record
 from tri_serve.load.wire.answer import Answer, Folder
 from tri_serve.load.wire.connection import ClosedError, Connection, Connector, NoConnectionError
@@ -42,11 +44,16 @@ _MOST_ERROR_BYTES = 65_536
 _MOST_BODY_BYTES = 1024 * 1024 * 1024
 
 
+_KEY = re.compile(r"[\x21-\x7e]+")
+"""Printable ASCII: a line end would begin another head."""
+
+
 class Client:
     """Sends requests to one target from one process, on connections that it keeps. Not shared between processes.
 
     ``key`` goes into the head ``authorization`` and nowhere else. ``connect_timeout`` and ``silence`` are seconds.
     ``token_ids`` asks vLLM for the ids of each event's tokens, so that the tokens of an event are known.
+    Raises UsageError for a key that a head cannot hold.
     """
 
     def __init__(
@@ -59,6 +66,11 @@ class Client:
         silence: float = 600.0,
         token_ids: bool = False,
     ) -> None:
+        if key and not _KEY.fullmatch(key):
+            raise UsageError(
+                "the client key holds a line end, a space or another character that no key has",
+                hint="look at TRI_SERVE_API_KEY, else OPENAI_API_KEY",
+            )
         self.target = target
         self._model = model
         self._key = key

@@ -80,6 +80,12 @@ class Steps(SpecModel):
     kind: Literal["steps"] = "steps"
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=1_000)]
 
+    @model_validator(mode="after")
+    def _one_is_a_load(self) -> Steps:
+        if not any(step.rate for step in self.steps):
+            raise about_key("steps", "every rate is 0, so that nothing would be asked; one above 0 is needed")
+        return self
+
 
 class Spike(SpecModel):
     """Poisson arrivals at a rate, with a higher one for a while."""

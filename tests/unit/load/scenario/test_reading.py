@@ -121,6 +121,12 @@ def test_a_mistake_is_named_with_its_line(file: Path, old: str, new: str, said: 
         assert read_scenario(str(file)).scenario.window == 2
 
 
+def test_steps_that_ask_for_nothing_are_refused(file: Path) -> None:
+    steps = "arrivals={kind: steps, steps: [{rate: 0, seconds: 5s}, {rate: %s, seconds: 5s}]}"
+    assert "every rate is 0" in mistakes(file, None, steps % 0)
+    assert read_scenario(str(file), (steps % 1,)).scenario.arrivals.kind == "steps"
+
+
 def test_every_mistake_has_its_line(file: Path) -> None:
     text = mistakes(file, GOOD.replace("title", "titel").replace("rate: 2", "rate: -1"))
     assert text.splitlines()[0] == "the scenario has 3 mistakes:"

@@ -86,7 +86,8 @@ class VllmFigures(FiguresModel):
     """
 
     duration: float
-    """Seconds from the first dispatch to the last completion."""
+    """Seconds from the window's begin to the last completion of its requests: vLLM's clock, too, starts before the
+    gap ahead of the first one."""
     completed: int
     failed: int
     total_input_tokens: int

@@ -142,7 +142,8 @@ def _group(group: GroupTally, seconds: float) -> GroupFigures:
 
 def _vllm(collector: Collector) -> VllmFigures:
     tally, slo = collector.vllm, collector.slo
-    seconds = max(0, tally.last_completion - tally.first_dispatch) / _NS
+    # vLLM's clock starts before the gap ahead of its first request, as the window does.
+    seconds = max(0, tally.last_completion - collector.window.start) / _NS
     most_tokens, most_open = _peaks(tally) or _slot_peaks(collector)
     found: dict[Literal["ttft", "tpot", "itl", "e2el"], Distribution] = {
         "ttft": tally.latencies["ttft"].distribution(),

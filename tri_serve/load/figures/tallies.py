@@ -222,7 +222,6 @@ class VllmTally:
     """The window's requests as ``calculate_metrics`` of vLLM 0.32 has them (vllm/benchmarks/serve.py)."""
 
     def __init__(self) -> None:
-        self.first_dispatch = _FIRST
         self.last_completion = 0
         self.completed = 0
         self.failed = 0
@@ -237,8 +236,6 @@ class VllmTally:
 
     def add(self, record: Record, ended: int, window: Window, slo: Slo, *, answered: bool) -> None:
         """Count a request that was sent and is over."""
-        if record.dispatched or record.sent:
-            self.first_dispatch = min(self.first_dispatch, record.dispatched or record.sent)
         self.last_completion = max(self.last_completion, ended)
         if not answered:
             self.failed += 1
@@ -263,7 +260,7 @@ class VllmTally:
     def to_message(self, *, exact: bool) -> dict[str, Any]:
         """As JSON."""
         message: dict[str, Any] = {name: getattr(self, name) for name in _VLLM_SUMS}
-        message["dispatch"] = [self.first_dispatch, self.last_completion]
+        message["last_completion"] = self.last_completion
         message["latencies"] = {name: it.to_message(exact=exact) for name, it in self.latencies.items()}
         if exact and self.spans is not None and self.events is not None:
             message["spans"], message["events"] = _packed(self.spans), _packed(self.events)
@@ -273,9 +270,7 @@ class VllmTally:
         """Add what ``to_message`` gave."""
         for name in _VLLM_SUMS:
             setattr(self, name, getattr(self, name) + message[name])
-        first, last = message["dispatch"]
-        self.first_dispatch = min(self.first_dispatch, first)
-        self.last_completion = max(self.last_completion, last)
+        self.last_completion = max(self.last_completion, message["last_completion"])
         for name, samples in message["latencies"].items():
             self.latencies[name].merge(Samples.from_message(samples))
         if self.spans is not None and self.events is not None and "spans" in message:

@@ -137,7 +137,8 @@ def _server_side(
         return None, {}
     first, second = client_ttft_halves(collector)
     found = {
-        "ttft_server_ms": engine_ttft_ms(history, span),
+        # As the client's mean: of first tokens within the window, whenever their requests were due.
+        "ttft_server_ms": engine_ttft_ms(history, window),
         "tokens_client": server.client_tokens,
         "tokens_server": server.server_tokens,
         "engine_restarts": len(server.restarts),

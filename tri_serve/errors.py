@@ -17,7 +17,8 @@ TriServeError                      1   a command ran and failed
 ├── FleetError                    17   the release is not there, not ours, or did not answer
 ├── ConnectionFailedError         18   an endpoint did not answer or refused
 ├── MissingExtraError             19   an optional part of tri-serve is not installed
-└── SpawnError                    20   a program could not be executed at all
+├── SpawnError                    20   a program could not be executed at all
+└── LoadBrokeOffError             21   a load generator ended without a result
 
 1 to 5 are what `tri-serve load` can end with. 130 is Ctrl-C.
 
@@ -183,3 +184,9 @@ class SpawnError(TriServeError):
     """A program could not be executed: it is not there, or may not be."""
 
     exit_code = 20
+
+
+class LoadBrokeOffError(TriServeError):
+    """A load generator ended without a result, for a reason that is not the server's and not the command line's."""
+
+    exit_code = 21

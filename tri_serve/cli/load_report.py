@@ -83,15 +83,24 @@ def print_reports(paths: Sequence[Path], html: Path | None, vllm_json: Path | No
     if vllm_json is not None:
         if len(results) != 1:
             raise UsageError("--vllm-json takes one result")
-        vllm_json.write_text(json.dumps(as_vllm(results[0])) + "\n", encoding="utf-8")
+        _write("--vllm-json", vllm_json, json.dumps(as_vllm(results[0])) + "\n")
         click.echo(f"wrote {vllm_json}", err=True)
     if html is not None:
-        html.write_text(page(results[0], results[1:]), encoding="utf-8")
+        _write("--html", html, page(results[0], results[1:]))
         click.echo(f"wrote {html}", err=True)
     if output != "table":
         print_data([result.model_dump(mode="json") for result in results], output)
     elif html is None and vllm_json is None:
         click.echo("\n".join(report(result) for result in results), nl=False)
+
+
+def _write(option: str, path: Path, text: str) -> None:
+    from tri_serve.errors import UsageError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror or error}") from error
 
 
 def print_compared(paths: Sequence[Path], allowed: float, output: str) -> int:

@@ -11,6 +11,8 @@ from tri_serve.load.records import Outcome, Record
 from tri_serve.load.wire.answer import Answer
 from tri_serve.load.workload.items import Check, Item
 
+_MOST_TOKENS = 2**31 - 1
+"""No context is nearly as long."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -19,10 +21,12 @@ def judge(record: Record, item: Item, answer: Answer) -> None:
 
     The detail never repeats what was generated: results are shown to people who may not see prompts and answers.
     """
+    unbelievable = _unbelievable(record)
     if record.outcome is not Outcome.OK:
         return
     found = (
-        _empty(record)
+        unbelievable
+        or _empty(record, answer)
         or _short(record, item.check)
         or _damaged(record, item.check, answer)
         or _not_golden(item.check, answer)
@@ -36,10 +40,32 @@ def judge(record: Record, item: Item, answer: Answer) -> None:
 _Found = tuple[Outcome, str] | None
 
 
-def _empty(record: Record) -> _Found:
-    if record.output_tokens:
+def _unbelievable(record: Record) -> _Found:
+    """``usage`` that counts no tokens. It is taken out of the record, whatever became of the request: one such
+    number would be the run's whole throughput."""
+    wrong = ""
+    for name, said in (
+        ("output_tokens", "completion_tokens"),
+        ("input_tokens", "prompt_tokens"),
+        ("cached_tokens", "cached_tokens"),
+    ):
+        value = getattr(record, name)
+        # true is an int for Python.
+        if isinstance(value, bool) or not 0 <= value <= _MOST_TOKENS:
+            wrong = wrong or f"usage.{said} is no number of tokens"
+            setattr(record, name, 0)
+            if name == "output_tokens":
+                record.output_tokens, record.usage_reported = sum(record.event_tokens), False
+    return (Outcome.MALFORMED, wrong) if wrong else None
+
+
+def _empty(record: Record, answer: Answer) -> _Found:
+    if record.output_tokens == 0:
+        return Outcome.EMPTY, f"not one token; finish reason {record.finish_reason}"
+    # A model may say nothing but its end.
+    if record.output_tokens == 1 or answer.text or answer.reasoning or answer.tool_calls:
         return None
-    return Outcome.EMPTY, f"not one token; finish reason {record.finish_reason}"
+    return Outcome.EMPTY, f"no text, no reasoning and no call in {record.output_tokens} tokens"
 
 
 def _short(record: Record, check: Check) -> _Found:
@@ -47,8 +73,13 @@ def _short(record: Record, check: Check) -> _Found:
     if wanted is None:
         return None
     if record.usage_reported:
-        if record.output_tokens >= wanted:
+        if record.output_tokens == wanted:
             return None
+        if record.output_tokens > wanted:
+            return (
+                Outcome.MALFORMED,
+                f"usage says {record.output_tokens} tokens, where max_tokens was {wanted}",
+            )
         return Outcome.SHORT, f"{record.output_tokens} of {wanted} tokens"
     # An event can hold several tokens, so that counted events prove nothing; only the length ends such an answer.
     if record.finish_reason == "length":

@@ -43,6 +43,8 @@ class Evidence(EvidenceModel):
     records_lost: int | None = None
     """Requests whose record could not be written (disk full); the figures have them."""
     # The load.
+    pauses_after_failures: int | None = None
+    """Closed loop: how often a user waited, 0.1 to 1 s, since its request had failed."""
     target_rate: float | None = None
     """Open loop: requests a second that were due in the window."""
     achieved_rate: float | None = None
@@ -54,11 +56,17 @@ class Evidence(EvidenceModel):
     littles_law_mean: float | None = None
     """Completions a second times mean time of these (X·R); in a steady window the same as N."""
     warm_up_seconds: float | None = None
+    stagger_seconds: float | None = None
+    """Closed loop: over how long its users began."""
+    users: int | None = None
+    """Closed loop without pauses: so many requests are meant to be open at any time."""
     ttft_growth: float | None = None
     """Mean TTFT of the window's second half ÷ its first half's; none where the load is meant to change."""
     # The server.
     failure_share: float | None = None
     answered: int | None = None
+    without_usage: int | None = None
+    """Answers whose tokens the server did not report: their events were counted."""
     hung: int | None = None
     """Requests of the window that had no first token when the run's grace was over."""
     ttft_client_ms: float | None = None

@@ -61,12 +61,42 @@ def little(evidence: Evidence, figures: Figures) -> float | None:
 
 
 def cold(evidence: Evidence, figures: Figures) -> float | None:
-    """p90 of end-to-end time ÷ warm-up: above 1 the window began before the load had its full depth."""
+    """p90 of end-to-end time ÷ warm-up, less the time over which users began: above 1 the window began before the
+    load had its full depth."""
     e2e = figures.latencies.get("e2e")
     if evidence.warm_up_seconds is None or e2e is None:
         return None
-    warm_up_ms = 1000 * evidence.warm_up_seconds
+    warm_up_ms = 1000 * (evidence.warm_up_seconds - (evidence.stagger_seconds or 0.0))
     return e2e.p90 / warm_up_ms if warm_up_ms > 0 else math.inf
+
+
+def beginning(evidence: Evidence, figures: Figures) -> float | None:
+    """Share of the window in which users of a closed loop still began."""
+    stagger, warm_up = evidence.stagger_seconds, evidence.warm_up_seconds
+    if stagger is None or warm_up is None or figures.window_seconds <= 0:
+        return None
+    return min(1.0, max(0.0, stagger - warm_up) / figures.window_seconds)
+
+
+def idle_users(evidence: Evidence, figures: Figures) -> float | None:
+    """Share of a closed loop's users that had nothing open, on average, though none of them pauses."""
+    if not evidence.users or evidence.in_flight_mean is None:
+        return None
+    return max(0.0, 1 - evidence.in_flight_mean / evidence.users)
+
+
+def unreported(evidence: Evidence, figures: Figures) -> float | None:
+    """Share of the answers without ``usage``."""
+    if evidence.without_usage is None or not evidence.answered:
+        return None
+    return evidence.without_usage / evidence.answered
+
+
+def busiest(evidence: Evidence, figures: Figures) -> float | None:
+    """Of one core. What a process used of less than a second is that of its begin and its end."""
+    if not evidence.cpu_shares or figures.window_seconds < 1:
+        return None
+    return max(evidence.cpu_shares)
 
 
 def few(evidence: Evidence, figures: Figures) -> float | None:

@@ -38,6 +38,7 @@ def _row(threshold: Threshold) -> str:
         words
         for words, told in (
             ("open loop", threshold.open_loop_only),
+            ("closed loop", threshold.closed_loop_only),
             ("where the load is even", threshold.steady_load_only),
             (f"bounds grow {threshold.grows_with}", threshold.grows is not None),
         )

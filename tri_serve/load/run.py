@@ -17,7 +17,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from tri_serve.errors import TriServeError, UsageError
+from tri_serve.errors import LoadBrokeOffError, TriServeError, UsageError
 from tri_serve.load.naming import run_name
 from tri_serve.load.progress import Ended, Failed, Progress, parse_line
 from tri_serve.load.results.model import RunResult
@@ -26,6 +26,8 @@ from tri_serve.places import state_dir
 
 PROGRESS_FD = "TRI_SERVE_LOAD_PROGRESS_FD"
 LOG_NAME = "locust.log"
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report a program that Ctrl-C ended."""
 _OWN_VARIABLES = ("LOCUST_", "TRI_SERVE_LOAD_")
 """A command line says everything; what is set for plain Locust must not change it."""
 
@@ -34,10 +36,6 @@ _EVENTS_A_PROCESS = 10_000.0
 """Well under what one process takes (tri-serve load selftest says it): its stamps stay true to parts of a ms."""
 _STREAM_TOKENS = 50.0
 """A second, of one user's stream in a closed loop: a guess, to choose a number of processes by."""
-
-
-class RunBrokeOffError(TriServeError):
-    """The load generator ended without a result."""
 
 
 @dataclass(frozen=True)
@@ -146,19 +144,21 @@ def execute(
 ) -> RunOutcome:
     """Run it. Ctrl-C ends it early with what was measured; a second one ends it at once.
 
-    Raises what the child says where it says why it cannot, RunBrokeOffError where it does not.
+    Raises what the child says where it says why it cannot, LoadBrokeOffError where it does not.
     """
     log = run.folder / LOG_NAME
     with _child(run, log, environ) as (child, lines):
-        last = _follow(child, lines, show)
+        last, interrupted = _follow(child, lines, show)
         try:
             child.wait(30)
         except subprocess.TimeoutExpired:
             _kill(child)
     if isinstance(last, Failed):
         raise _as_error(last)
+    if last is None and interrupted:
+        raise _as_error(Failed(error="ended by Ctrl-C before anything was measured", exit_code=INTERRUPTED))
     if last is None:
-        raise RunBrokeOffError(
+        raise LoadBrokeOffError(
             f"the load generator ended without a result (status {child.returncode})", hint=f"its log: {log}"
         )
     if last.inline is not None:
@@ -202,15 +202,15 @@ def _child(
 
 def _follow(
     child: subprocess.Popen[bytes], lines: IO[bytes], show: Callable[[Progress], None]
-) -> Ended | Failed | None:
-    """Shows progress until the child has said its last line, or ended."""
+) -> tuple[Ended | Failed | None, bool]:
+    """Shows progress until the child has said its last line, or ended; whether Ctrl-C was pressed meanwhile."""
     last: Ended | Failed | None = None
     interrupted = False
     while True:
         try:
             line = lines.readline()
             if not line:
-                return last
+                return last, interrupted
             said = _parsed(line)
             if isinstance(said, Progress):
                 show(said)

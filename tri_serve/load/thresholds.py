@@ -37,6 +37,7 @@ class Threshold:
     advice: str
     open_loop_only: bool = False
     steady_load_only: bool = False
+    closed_loop_only: bool = False
     grows: Callable[[Figures], float] | None = None
     """What both bounds are multiplied by, 1 or more; none: nothing."""
     grows_with: str = ""
@@ -82,7 +83,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
     ),
     Threshold(
         "cpu", "client", "the busiest client process used of one core",
-        lambda evidence, figures: max(evidence.cpu_shares) if evidence.cpu_shares else None, 0.7, 0.9, "%",
+        measures.busiest, 0.7, 0.9, "%",
         "what waits for a busy core grows as share ÷ (1 − share): 2.3 times an event at 70%, 9 times at 90%",
         _MORE_CLIENT,
     ),
@@ -141,6 +142,20 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "set warm_up to more than that time", steady_load_only=True,
     ),
     Threshold(
+        "beginning", "load", "users of the closed loop still began, of the window",
+        measures.beginning, 0.0, 0.2, "%",
+        "until the last one has begun the load is a lighter one; at 20% a tenth of the users' time is missing",
+        "set warm_up above arrivals.stagger, or begin faster (with Locust's options: -r)",
+        closed_loop_only=True,
+    ),
+    Threshold(
+        "idle-users", "load", "users of the closed loop without an open request, on average",
+        measures.idle_users, 0.1, _NEVER, "%",
+        "each asks again as soon as it is answered: the described load is one request for each",
+        "see whether requests failed; lengthen the window, or ask for more requests than a few for each user",
+        closed_loop_only=True,
+    ),
+    Threshold(
         "few", "load", "100 answers, against those there are",
         measures.few, 1.0, _NEVER, "×",
         "of fewer than 100 the p99 is the slowest one",
@@ -193,6 +208,12 @@ THRESHOLDS: tuple[Threshold, ...] = (
         measures.hung, 0.01, 0.1, "%",
         "they are in no latency, as failed ones are not: those are of the requests that were answered",
         "see whether the server hangs (tri-serve logs); lower the rate if its queue is longer than grace",
+    ),
+    Threshold(
+        "usage", "server", "answers whose tokens the server did not report",
+        measures.unreported, 0.0, 0.1, "%",
+        "their events were counted, and one can hold several tokens: tok/s and TPOT are not known",
+        "read TTFT and end-to-end times only, or let the server honour stream_options.include_usage",
     ),
     Threshold(
         "engine-restarts", "server", "engines that began anew while the load ran",

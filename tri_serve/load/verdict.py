@@ -170,6 +170,8 @@ def _first_invalid(verdict: Verdict) -> Reason:
 def _is_meant(threshold: Threshold, evidence: Evidence) -> bool:
     if threshold.open_loop_only and evidence.open_loop is False:
         return False
+    if threshold.closed_loop_only and evidence.open_loop is not False:
+        return False
     return not (threshold.steady_load_only and evidence.steady_load is False)
 
 

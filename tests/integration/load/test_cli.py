@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -222,6 +223,31 @@ def test_ctrl_c_gives_a_part_of_a_result_and_says_so(
     assert not result.complete
     assert result.figures.outcomes["ok"] > 0
     assert "PARTIAL: stopped before its end: Ctrl-C" in stdout
+
+
+def test_ctrl_c_before_the_load_is_told_in_one_line(scenario: Write, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        folder = tmp_path / "results"
+        argv = cli_argv("run", scenario(), "--url", url, "--output-dir", str(folder))
+        child = subprocess.Popen(argv, env=cli_environment(tmp_path, {}), stderr=subprocess.PIPE, text=True)
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=60)
+    assert f"asking {url}/v1/models" in said
+    assert (child.returncode, said.count("error: ")) == (130, 1)
+    assert "error: ended by Ctrl-C before anything was measured" in said
+    assert "Traceback" not in said + (folder / "locust.log").read_text()
+
+
+def test_a_page_that_cannot_be_written_is_named(
+    cli: Cli, mock_engine: Start, scenario: Write, tmp_path: Path
+) -> None:
+    cli("run", scenario(), "--url", mock_engine(), "--output-dir", str(tmp_path / "results"))
+    ran = cli("report", str(tmp_path / "results"), "--html", "/dev/full")
+    assert (ran.code, ran.stderr.splitlines()[-1]) == (2, "error: --html /dev/full: No space left on device")
 
 
 def test_a_second_ctrl_c_ends_everything_at_once(mock_engine: Start, scenario: Write, tmp_path: Path) -> None:

@@ -129,6 +129,18 @@ def test_what_the_server_does_wrong_is_told_and_ends_with_the_servers_exit_code(
     assert failed["chat"] == ran.result.figures.scheduled
 
 
+def test_locust_keeps_one_error_for_each_outcome_and_not_the_server_s_words(
+    locust: Locust, mock_engine: Start, scenario: Write
+) -> None:
+    ran = locust("-H", mock_engine("--fault", "error-event=3"), "--scenario", scenario())
+    told = {
+        line.split("RequestFailedError", 1)[1].strip()
+        for line in ran.stderr.splitlines()
+        if "RequestFailedError" in line
+    }
+    assert told == {"('in_band_error')"}
+
+
 def test_what_is_beyond_the_most_open_is_counted_as_unsent(
     locust: Locust, mock_engine: Start, scenario: Write
 ) -> None:

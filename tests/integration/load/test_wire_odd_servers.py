@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -21,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tri_serve.errors import UsageError
 from tri_serve.load.records import Outcome, Record
 from tri_serve.load.wire.client import Client
 from tri_serve.load.wire.connection import Connector
@@ -202,6 +204,49 @@ def test_what_a_server_repeats_of_the_key_and_the_prompt_is_kept_nowhere(
         asked = {"messages": [{"role": "user", "content": prompt}]}
         client.ask(Item("x", "g", "/v1/chat/completions", asked, 0, 1), record)
     assert record.detail.endswith("Bad: words that repeat the request")
+
+
+@pytest.mark.parametrize("key", ["sk-a\nx-more: b", "sk-a\n", "sk a", "열쇠"])
+def test_a_key_that_no_head_can_hold_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Client(_target(1), "m", key)
+    assert "\n" not in str(caught.value)
+    assert key not in str(caught.value)
+
+
+def test_interim_answers_do_not_break_a_silence(serve: Callable[..., int]) -> None:
+    def answer(connection: socket.socket, request: bytes) -> None:
+        with contextlib.suppress(OSError):  # the client leaves
+            for _ in range(100):
+                connection.sendall(b"HTTP/1.1 102 Processing\r\n\r\n")
+                time.sleep(0.05)
+
+    record = _ask(Client(_target(serve(answer)), "m", silence=0.4))
+    assert (record.outcome, record.detail) == (Outcome.TIMEOUT, "nothing came for 0.4 s before the answer")
+
+
+def test_a_stream_without_end_is_left_when_it_is_longer_than_was_asked_for(serve: Callable[..., int]) -> None:
+    def answer(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(_HEAD + b"\r\n" + _ROLE)
+        with contextlib.suppress(OSError):  # the client leaves
+            for _ in range(2000):
+                connection.sendall(_TEXT.replace(b'"stop"', b"null") * 100)
+
+    record = _ask(Client(_target(serve(answer)), "m", silence=5))
+    assert record.outcome is Outcome.MALFORMED
+    assert record.detail == "more than 260 events, where 1 tokens were asked for"
+    assert len(record.event_times) < 2000
+
+
+def test_an_event_without_end_is_left(serve: Callable[..., int]) -> None:
+    def answer(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(_HEAD + b"\r\n")
+        with contextlib.suppress(OSError):  # the client leaves
+            for _ in range(64):
+                connection.sendall(b"data: " + b"x" * 65536)
+
+    record = _ask(Client(_target(serve(answer)), "m", silence=5))
+    assert (record.outcome, record.detail) == (Outcome.MALFORMED, "an event is longer than 1048576 bytes")
 
 
 def test_an_answer_before_the_request_is_read_is_taken() -> None:

@@ -47,6 +47,13 @@ _SCHEMA = {
             Check(exact_tokens=3),
             Outcome.OK,
         ),
+        ("a", {"output_tokens": 4}, Check(exact_tokens=3), Outcome.MALFORMED),
+        ("", {}, Check(), Outcome.EMPTY),
+        ("", {"output_tokens": 1}, Check(), Outcome.OK),
+        ("a", {"output_tokens": -5}, Check(), Outcome.MALFORMED),
+        ("a", {"output_tokens": True}, Check(), Outcome.MALFORMED),
+        ("a", {"output_tokens": 2**64 - 1}, Check(), Outcome.MALFORMED),
+        ("a", {"input_tokens": -1}, Check(), Outcome.MALFORMED),
         ("가\ufffd다", {}, Check(), Outcome.BAD_TEXT),
         ("가\ufffd다", {"output_tokens": 3}, Check(exact_tokens=3), Outcome.OK),
         ("가나\ufffd", {}, Check(), Outcome.BAD_TEXT),
@@ -84,7 +91,15 @@ def test_what_a_text_is(text: str, fields: dict[str, Any], check: Check, outcome
     ],
 )
 def test_what_a_tool_call_is(calls: tuple[ToolCall, ...], outcome: Outcome) -> None:
-    assert _judged(Answer(tool_calls=calls), Check(tool="find"))[0] is outcome
+    assert _judged(Answer("가", tool_calls=calls), Check(tool="find"))[0] is outcome
+
+
+def test_a_count_that_is_none_is_in_no_sum_even_of_an_answer_that_failed() -> None:
+    record = Record(
+        0, "x", outcome=Outcome.CUT, output_tokens=2**64 - 1, usage_reported=True, event_tokens=[1, 1]
+    )
+    judge(record, Item("x", "g", "/v1/chat/completions", {}, 0, 3), Answer("가나"))
+    assert (record.outcome, record.output_tokens, record.usage_reported) == (Outcome.CUT, 2, False)
 
 
 def test_an_answer_cut_by_its_length_says_so() -> None:

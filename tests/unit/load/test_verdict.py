@@ -48,6 +48,7 @@ HEALTHY = Evidence(
     failure_share=0.0,
     answered=120,
     hung=0,
+    without_usage=0,
     ttft_client_ms=124.0,
     ttft_server_ms=122.0,
     ttft_drift_ms=0.5,
@@ -188,7 +189,12 @@ def test_requests_cut_off_at_the_end_are_told(figures):
     assert [reason.name for reason in verdict.reasons] == ["cancelled"]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("cancelled", "input-tokens")])
+CLOSED = [threshold.name for threshold in THRESHOLDS if threshold.closed_loop_only]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("cancelled", "input-tokens", *CLOSED)]
+)
 def test_what_was_not_measured_is_said_and_not_held_against_the_run(figures, name):
     bare = Evidence(open_loop=True, steady_load=True)
     verdict = judge_run(bare, figures, Slo())
@@ -272,6 +278,34 @@ def test_without_any_answer_the_client_is_to_blame_only_if_it_sent_nothing(figur
     # What hangs fills the client's most_open, so that requests are not sent.
     verdict = judged(figures, hung=120 - unsent, achieved_rate=4.0 * (120 - unsent) / 120)
     assert verdict.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({}, {}),
+        # Of 30 s of window the users still began in 3, then in 9; the warm-up is too short for the depth, too.
+        ({"stagger_seconds": 13.0}, {"beginning": Level.SUSPECT, "warm-up": Level.SUSPECT}),
+        ({"stagger_seconds": 19.0}, {"beginning": Level.INVALID, "warm-up": Level.SUSPECT}),
+        ({"stagger_seconds": 9.9}, {"warm-up": Level.SUSPECT}),
+        ({"users": 5}, {"idle-users": Level.SUSPECT}),
+    ],
+)
+def test_a_closed_loop_whose_users_are_not_all_there_is_doubted(figures, changed, found):
+    changed = {"stagger_seconds": 2.0, "users": 4, **changed}
+    verdict = judged(figures, open_loop=False, target_rate=None, **changed)
+    assert {reason.name: reason.level for reason in verdict.reasons} == found
+
+
+@pytest.mark.parametrize(("without", "level"), [(0, None), (1, Level.SUSPECT), (13, Level.INVALID)])
+def test_tokens_that_the_server_did_not_report_are_not_known(figures, without, level):
+    reasons = judged(figures, without_usage=without).reasons
+    assert [(reason.name, reason.level) for reason in reasons] == ([("usage", level)] if level else [])
+
+
+def test_the_cpu_share_of_less_than_a_second_is_not_judged(figures):
+    short = figures.model_copy(update={"window_seconds": 0.4})
+    assert "cpu" not in [reason.name for reason in judged(short, cpu_shares=(0.999,)).reasons]
 
 
 def test_every_threshold_has_its_reason_and_its_advice():

@@ -34,6 +34,8 @@ class Collector:
         """Whether the run was ended before its time: what was open then had no grace."""
         self.ended: int | None = None
         """When the run was stopped, if that was before the window's end."""
+        self.finished: int | None = None
+        """When the last request of a number of requests had ended, if that was before the window's end."""
         self.latencies = {name: Samples() for name in LATENCIES}
         self.dispatch_lag = Samples()
         self.outcomes: Counter[str] = Counter()
@@ -52,6 +54,17 @@ class Collector:
         self.stopped = True
         if at < self.window.end:
             self.ended = max(at, self.window.start)
+
+    def finish(self, at: int) -> None:
+        """Every request that was to be counted has ended, at ``at`` (ns): the window is over, as was meant.
+        Nothing may run any more."""
+        if at < self.window.end:
+            self.finished = max(at, self.window.start)
+
+    @property
+    def until(self) -> int:
+        """The end of the window as it went."""
+        return self.ended or self.finished or self.window.end
 
     def add(self, record: Record, *, given_up: int = 0) -> None:
         """Count one request. The record is not kept. ``given_up``: when it was cancelled, if it was."""
@@ -91,7 +104,7 @@ class Collector:
             return 0
         last = max(record.sent, record.head, record.last, record.last_choice)
         if record.outcome is Outcome.CANCELLED:
-            return record.done or max(last, self.ended or self.window.end)
+            return record.done or max(last, self.until)
         return record.done or last
 
     def _detail(self, detail: str) -> None:
@@ -131,6 +144,7 @@ class Collector:
             "slo": self.slo.model_dump(),
             "ended": self.ended,
             "stopped": self.stopped,
+            "finished": self.finished,
             "latencies": {name: it.to_message(exact=exact) for name, it in self.latencies.items()},
             "dispatch_lag": self.dispatch_lag.to_message(exact=exact),
             "outcomes": dict(self.outcomes),
@@ -156,6 +170,7 @@ class Collector:
             window = Window(*message["window"])
             if merged is None:
                 merged = cls(window, Slo(**message["slo"]))
+                merged.finished = message["finished"]
             elif merged.window != window:
                 raise ValueError(f"collectors of different windows: {merged.window} and {window}")
             merged._take(message)
@@ -165,6 +180,9 @@ class Collector:
 
     def _take(self, message: dict[str, Any]) -> None:
         self.stopped = self.stopped or message["stopped"]
+        finished = message["finished"]
+        # The whole number is reached when the last process has its part of it.
+        self.finished = None if None in (self.finished, finished) else max(self.finished or 0, finished)
         if message["ended"] is not None:
             self.ended = min(message["ended"], self.ended or message["ended"])
         for name, samples in message["latencies"].items():

@@ -44,6 +44,7 @@ def evidence_of(
         ttft_growth=growth,
         failure_share=figures.failure_share,
         answered=figures.outcomes[Outcome.OK.value],
+        without_usage=run.without_usage,
         hung=run.hung,
         ttft_client_ms=_mean_ms(
             run.first_half_ttft_ns + run.second_half_ttft_ns, run.first_half + run.second_half

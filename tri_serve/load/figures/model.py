@@ -86,7 +86,8 @@ class VllmFigures(FiguresModel):
     """
 
     duration: float
-    """Seconds from the first dispatch to the last completion."""
+    """Seconds from the window's begin to the last completion of its requests: vLLM's clock, too, starts before the
+    gap ahead of the first one."""
     completed: int
     failed: int
     total_input_tokens: int
@@ -156,6 +157,9 @@ class Figures(FiguresModel):
     vllm: VllmFigures
     input_tokens: TokenCounts
     output_tokens: TokenCounts
+    tokens_an_event: float | None = None
+    """Tokens by ``usage`` ÷ tokens counted in events, over answers that have both; where it is not 1, ``itl`` is of
+    events and not of tokens."""
     cached_tokens: int
     with_replacements: int
     """Answers with U+FFFD in their text, under ``ignore_eos``, where that is not judged."""

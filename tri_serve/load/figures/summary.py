@@ -31,7 +31,7 @@ NOT_FAILED = frozenset({Outcome.OK.value, Outcome.UNSENT.value, Outcome.CANCELLE
 
 def summarise(collector: Collector) -> Figures:
     """The figures of a run, or of as much of it as there is so far."""
-    window_seconds = _window_seconds(collector)
+    window_seconds, run = _window_seconds(collector), collector.run
     outcomes = {outcome.value: collector.outcomes[outcome.value] for outcome in Outcome}
     scheduled = sum(outcomes.values())
     failed = sum(count for name, count in outcomes.items() if name not in NOT_FAILED)
@@ -57,6 +57,7 @@ def summarise(collector: Collector) -> Figures:
         vllm=_vllm(collector),
         input_tokens=_tokens(collector.input_tokens),
         output_tokens=_tokens(collector.output_tokens),
+        tokens_an_event=run.usage_tokens / run.event_tokens if run.event_tokens else None,
         cached_tokens=collector.run.cached_tokens,
         with_replacements=collector.run.with_replacements,
         groups={name: _group(group, window_seconds) for name, group in sorted(collector.groups.items())},
@@ -77,8 +78,7 @@ def histograms(collector: Collector) -> dict[str, str]:
 
 def _window_seconds(collector: Collector) -> float:
     """As long as the window went."""
-    window = collector.window
-    return window.seconds if collector.ended is None else (collector.ended - window.start) / _NS
+    return (collector.until - collector.window.start) / _NS
 
 
 def _rate(count: float, seconds: float) -> float:
@@ -142,7 +142,8 @@ def _group(group: GroupTally, seconds: float) -> GroupFigures:
 
 def _vllm(collector: Collector) -> VllmFigures:
     tally, slo = collector.vllm, collector.slo
-    seconds = max(0, tally.last_completion - tally.first_dispatch) / _NS
+    # vLLM's clock starts before the gap ahead of its first request, as the window does.
+    seconds = max(0, tally.last_completion - collector.window.start) / _NS
     most_tokens, most_open = _peaks(tally) or _slot_peaks(collector)
     found: dict[Literal["ttft", "tpot", "itl", "e2el"], Distribution] = {
         "ttft": tally.latencies["ttft"].distribution(),

@@ -55,6 +55,12 @@ class RunTally:
     first_half: int = 0
     second_half_ttft_ns: int = 0
     second_half: int = 0
+    without_usage: int = 0
+    """Answered, with no ``usage``: their events were counted for tokens."""
+    event_tokens: int = 0
+    """In events of answers with ``usage``."""
+    usage_tokens: int = 0
+    """By their ``usage``."""
     hung: int = 0
     """Sent in the window, and without a first token when the run's grace was over."""
     early_ttft_ns: int = 0
@@ -85,6 +91,11 @@ class RunTally:
             self.cached_tokens += record.cached_tokens if record.ok else 0
             self.with_replacements += record.ok and record.replacements > 0
             self._growth(record, window)
+            if record.ok and record.usage_reported:
+                self.event_tokens += sum(record.event_tokens)
+                self.usage_tokens += record.output_tokens
+            elif record.ok:
+                self.without_usage += 1
 
     def _tokens(self, record: Record, window: Window, weight: float) -> None:
         tokens = weight * sum(
@@ -211,7 +222,6 @@ class VllmTally:
     """The window's requests as ``calculate_metrics`` of vLLM 0.32 has them (vllm/benchmarks/serve.py)."""
 
     def __init__(self) -> None:
-        self.first_dispatch = _FIRST
         self.last_completion = 0
         self.completed = 0
         self.failed = 0
@@ -226,8 +236,6 @@ class VllmTally:
 
     def add(self, record: Record, ended: int, window: Window, slo: Slo, *, answered: bool) -> None:
         """Count a request that was sent and is over."""
-        if record.dispatched or record.sent:
-            self.first_dispatch = min(self.first_dispatch, record.dispatched or record.sent)
         self.last_completion = max(self.last_completion, ended)
         if not answered:
             self.failed += 1
@@ -252,7 +260,7 @@ class VllmTally:
     def to_message(self, *, exact: bool) -> dict[str, Any]:
         """As JSON."""
         message: dict[str, Any] = {name: getattr(self, name) for name in _VLLM_SUMS}
-        message["dispatch"] = [self.first_dispatch, self.last_completion]
+        message["last_completion"] = self.last_completion
         message["latencies"] = {name: it.to_message(exact=exact) for name, it in self.latencies.items()}
         if exact and self.spans is not None and self.events is not None:
             message["spans"], message["events"] = _packed(self.spans), _packed(self.events)
@@ -262,9 +270,7 @@ class VllmTally:
         """Add what ``to_message`` gave."""
         for name in _VLLM_SUMS:
             setattr(self, name, getattr(self, name) + message[name])
-        first, last = message["dispatch"]
-        self.first_dispatch = min(self.first_dispatch, first)
-        self.last_completion = max(self.last_completion, last)
+        self.last_completion = max(self.last_completion, message["last_completion"])
         for name, samples in message["latencies"].items():
             self.latencies[name].merge(Samples.from_message(samples))
         if self.spans is not None and self.events is not None and "spans" in message:

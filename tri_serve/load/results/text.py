@@ -12,6 +12,8 @@ from tri_serve.load.verdict import SLO_SHARE, Level, Verdict
 WIDTH = 80
 _NO_CPU = 0.05
 """Share of the time from which on waiting for a CPU is worth a line."""
+_MANY_AN_EVENT = 0.05
+"""By how much tokens and events may differ without a line."""
 _MEANT = {
     "ttft": "sent to first token",
     "ttft_sched": "due to first token",
@@ -83,13 +85,19 @@ def verdict_lines(verdict: Verdict, figures: Figures) -> Iterator[str]:
 
 
 def beside(result: RunResult) -> Iterator[str]:
-    """What helps to see why a client was the limit: whether it was busy itself, or had no CPU."""
+    """What helps to see what the load was: why a client was the limit, and where its users held back."""
     share = result.evidence.cpu_wait_share
     late = any(reason.cause == "client" for reason in result.verdict.reasons)
     if late and share is not None and share > _NO_CPU:
         yield (
             f"For {share:.0%} of the time the client was ready and had no CPU: what else runs on its machine "
             "made it late."
+        )
+    pauses = result.evidence.pauses_after_failures
+    if pauses:
+        yield (
+            f"After failures users waited {pauses:,} times, 0.1 s doubled up to 1 s, before they asked again: the "
+            "load was lighter for it."
         )
 
 
@@ -112,6 +120,12 @@ def _requests(figures: Figures) -> Iterator[str]:
         yield (
             f"input       {tokens.reported:,} tokens of {tokens.intended:,} intended; "
             f"exact in {tokens.exact:,} of {tokens.requests:,} requests"
+        )
+    if figures.tokens_an_event is not None and abs(figures.tokens_an_event - 1) > _MANY_AN_EVENT:
+        yield from _wrapped(
+            f"{figures.tokens_an_event:.2f} an event that bears text: itl is of events, and tpot of tokens",
+            "tokens      ",
+            " " * 12,
         )
     if figures.with_replacements:
         yield from _wrapped(replacements(figures), "text        ", " " * 12)

@@ -80,6 +80,12 @@ class Steps(SpecModel):
     kind: Literal["steps"] = "steps"
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=1_000)]
 
+    @model_validator(mode="after")
+    def _one_is_a_load(self) -> Steps:
+        if not any(step.rate for step in self.steps):
+            raise about_key("steps", "every rate is 0, so that nothing would be asked; one above 0 is needed")
+        return self
+
 
 class Spike(SpecModel):
     """Poisson arrivals at a rate, with a higher one for a while."""
@@ -270,7 +276,8 @@ class Scenario(SpecModel):
     grace: SecondsOrZero = 30.0
     """How long what is still running may take to end, before it is cancelled."""
     requests: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Ends the window after so many requests, if that is sooner."""
+    """Ends the window after so many requests, if that is sooner. Of a closed loop exactly so many are sent in it,
+    and it ends when the last of them has ended."""
     most_open: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     """Requests that the client keeps open at once over all processes; what is due beyond is counted as unsent."""
     connect_timeout: Seconds = 10.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tri_serve.errors import SpecError, UsageError
+from tri_serve.load.regular import open_regular
 from tri_serve.load.scenario.keys import child, entry_at, is_duration
 from tri_serve.load.scenario.mistakes import scenario_error, validation_problems
 from tri_serve.load.scenario.models import Scenario
@@ -110,7 +111,7 @@ def _find(name_or_path: str) -> Path:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         hint = (

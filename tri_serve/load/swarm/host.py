@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import gevent
+from gevent import getcurrent
 from gevent.event import Event
 from locust.env import Environment
 from locust.runners import STATE_RUNNING, MasterRunner, WorkerRunner
 
-from tri_serve.errors import ClientSaturatedError, SpecError, TriServeError, UsageError
+from tri_serve.errors import ClientSaturatedError, LoadBrokeOffError, SpecError, TriServeError, UsageError
 from tri_serve.load.progress import Failed, Progress
 from tri_serve.load.records import Outcome, Phase, Record
 from tri_serve.load.scenario.models import ClosedLoop
@@ -35,7 +36,7 @@ _STOP_SECONDS = 30.0
 
 
 class RequestFailedError(Exception):
-    """A request that failed, as Locust counts it."""
+    """A request that failed, as Locust counts it, which keeps every text that it has not seen to its end."""
 
 
 class Host:
@@ -59,6 +60,8 @@ class Host:
         self._told = False
         """Whether Locust knows of the end of the last run."""
         self._interrupts = 0
+        self._preparing: Any = None
+        """The greenlet that looks at the server before the load."""
         runner = environment.runner
         assert runner is not None, "Locust fires init after it has made its runner"
         self._runner = runner
@@ -119,7 +122,16 @@ class Host:
         # Each run of the web UI has options of its own; headless they are those of the start.
         options = self._start if self._headless else form_options(self._start, self.options)
         send_key = self._headless or key_goes_to(url, self._start_url)
-        self._prepared = prepare(options, url, key_of(os.environ), send_key=send_key)
+        self._preparing = getcurrent()
+        try:
+            self._prepared = prepare(
+                options, url, key_of(os.environ), send_key=send_key, tell=self._tell_note
+            )
+        finally:
+            self._preparing = None
+
+    def _tell_note(self, words: str) -> None:
+        self.teller.progress(Progress(stage="preparing", note=words))
 
     def tick(self) -> tuple[int, float] | None:
         """What Locust's shape asks: how many users there are to be; None when the run is over."""
@@ -177,7 +189,7 @@ class Host:
             self.fail(error)
         finally:
             if self.finished is None and self.failure is None:
-                self.fail(TriServeError("the run broke off", hint="its traceback is in the log"))
+                self.fail(LoadBrokeOffError("the run broke off", hint="its traceback is in the log"))
             if self.leader is not None:
                 self.latest = self.leader.latest
             self.leader = None
@@ -229,6 +241,9 @@ class Host:
                 # Ctrl-C reaches every process of a terminal; the leader says when to stop, if it still lives.
                 gevent.spawn_later(_STOP_SECONDS, self._quit)
                 return
+        elif self._preparing is not None and self._headless:
+            gevent.get_hub().loop.run_callback(self._preparing.throw, KeyboardInterrupt)
+            return
         elif self._interrupts == 1 and self.leader is not None and self._headless:
             logger.info("Ctrl-C: ending the run; once more to end at once")
             self.leader.stop("Ctrl-C")
@@ -255,7 +270,7 @@ class Host:
             name=f"{record.group or 'requests'}{warm}",
             response_time=(end - record.sent) / 1e6 if record.sent and end else None,
             response_length=record.bytes_received,
-            exception=None if record.ok else RequestFailedError(f"{record.outcome.value}: {record.detail}"),
+            exception=None if record.ok else RequestFailedError(record.outcome.value),
             context={},
         )
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
-from tri_serve.errors import TriServeError
+from tri_serve.errors import LoadBrokeOffError, TriServeError
 from tri_serve.load.progress import Progress, Stage
 from tri_serve.load.scenario.models import ClosedLoop
 from tri_serve.load.swarm.clocks import boot_id
@@ -157,14 +157,16 @@ class Leader:
             self._raise_refusal()
             if time.monotonic() > until or any(self._is_lost(member) for member in self._members):
                 raise RefusedError(
-                    "a process of the client ended, or made no prompts in time", hint=None, exit_code=1
+                    "a process of the client ended, or made no prompts in time",
+                    hint=None,
+                    exit_code=LoadBrokeOffError.exit_code,
                 )
             self._pause(0.5)
         if len({told["hash"] for told in state.prepared.values()}) > 1:
             raise RefusedError(
                 "the processes made different workloads",
                 hint="the same version and the same data files are needed on every machine",
-                exit_code=1,
+                exit_code=LoadBrokeOffError.exit_code,
             )
         return not self.stopped_because
 

@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 from pydantic import ValidationError
 
-from tri_serve.errors import TriServeError
+from tri_serve.errors import LoadBrokeOffError, TriServeError
 from tri_serve.load.records import Record
 from tri_serve.load.swarm.clocks import start_here
 from tri_serve.load.swarm.order import RunOrder
@@ -54,7 +54,10 @@ class Member:
             parts = threads.apply(self._build, (order, self._key))
             share = Share(order, parts, data["worker"], data["workers"], on_record=self._on_record)
         except (TriServeError, OSError, ValidationError) as error:
-            hint, code = getattr(error, "hint", None), getattr(error, "exit_code", 1)
+            hint, code = (
+                getattr(error, "hint", None),
+                getattr(error, "exit_code", LoadBrokeOffError.exit_code),
+            )
             self._reply(REFUSED, {"run": order.run, "error": str(error), "hint": hint, "exit_code": code})
             return
         self.share = share
@@ -86,7 +89,10 @@ class Member:
     def broke(self, error: str) -> None:
         """Something of ours failed where nothing may: the leader must not wait for it."""
         words = f"a process of the client broke off: {error}"
-        self._reply(REFUSED, {"run": self._run, "error": words, "hint": None, "exit_code": 1})
+        self._reply(
+            REFUSED,
+            {"run": self._run, "error": words, "hint": None, "exit_code": LoadBrokeOffError.exit_code},
+        )
 
     def stop(self) -> None:
         """End the run that is on, if one is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from tri_serve.load.wire.target import Target, parse_target
 from tri_serve.load.workload.build import build_workload
 from tri_serve.load.workload.items import Item, Session
 from tri_serve.load.workload.tokenizer import Overhead, load_tokenizer
+
+PREFLIGHT_SILENCE = 20.0
+"""Seconds that a question before the load waits for its answer: an idle server gives it within some milliseconds,
+and nobody is to wait for one that hangs as long as a request of the load would."""
 
 
 class Asks(Protocol):
@@ -51,14 +56,14 @@ def target_of(order: RunOrder) -> Target:
     return parse_target(order.url, ca_file=order.ca_file, insecure=order.insecure)
 
 
-def client_of(order: RunOrder, key: str | None) -> Client:
+def client_of(order: RunOrder, key: str | None, *, most_silence: float = math.inf) -> Client:
     """A client as the order wants it; one for each process and thread."""
     return Client(
         target_of(order),
         order.model,
         key if order.send_key else None,
         connect_timeout=order.scenario.connect_timeout,
-        silence=order.scenario.silence,
+        silence=min(order.scenario.silence, most_silence),
         token_ids=order.token_ids,
     )
 
@@ -68,7 +73,7 @@ def build_parts(order: RunOrder, key: str | None) -> Parts:
 
     To be called in a thread of its own: what it asks the server goes through a client that ends with it.
     """
-    asking = client_of(order, key)
+    asking = client_of(order, key, most_silence=PREFLIGHT_SILENCE)
 
     def ask(body: Mapping[str, Any]) -> Mapping[str, Any]:
         return tokenize(asking, order.model, body)

@@ -11,7 +11,7 @@ from locust.event import Events
 from locust.runners import WorkerRunner
 
 from tri_serve.errors import TriServeError
-from tri_serve.load.swarm.host import Host
+from tri_serve.load.swarm.host import Host, NothingMeasuredError
 from tri_serve.load.swarm.options import add_options, take_over
 from tri_serve.load.swarm.telling import PROGRESS_FD, Teller
 
@@ -58,6 +58,9 @@ def _on_init(environment: Environment, web_ui: Any = None, **_: Any) -> None:
             host.prepare()
         except TriServeError as error:
             host.fail(error)
+            sys.exit(host.exit_code)
+        except KeyboardInterrupt:
+            host.fail(NothingMeasuredError("ended by Ctrl-C before anything was measured"))
             sys.exit(host.exit_code)
 
 

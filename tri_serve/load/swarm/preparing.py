@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tri_serve.load.server_side.scrape import Source
 from tri_serve.load.swarm.endpoint import Served, look_at
 from tri_serve.load.swarm.options import run_folder, scenario_of
 from tri_serve.load.swarm.order import RunOrder
-from tri_serve.load.swarm.parts import client_of
+from tri_serve.load.swarm.parts import PREFLIGHT_SILENCE, client_of
 from tri_serve.load.swarm.report import About
 from tri_serve.load.swarm.server_watch import sources_of
 from tri_serve.load.wire.target import parse_target
@@ -30,10 +31,17 @@ class Prepared:
     """Metrics pages to read meanwhile."""
 
 
-def prepare(options: Any, url: str | None, key: str | None, *, send_key: bool = True) -> Prepared:
+def prepare(
+    options: Any,
+    url: str | None,
+    key: str | None,
+    *,
+    send_key: bool = True,
+    tell: Callable[[str], None] = lambda words: None,
+) -> Prepared:
     """Read what ``options`` ask for, look at the server, make the folder.
 
-    ``send_key``: whether the server at ``url`` may be given the key.
+    ``send_key``: whether the server at ``url`` may be given the key. ``tell`` hears what is being done.
 
     Raises UsageError for what cannot be, ConnectionFailedError where the server does not answer or refuses the key.
     """
@@ -60,7 +68,8 @@ def prepare(options: Any, url: str | None, key: str | None, *, send_key: bool = 
         detail=options.records,
         nonce=name,
     )
-    client = client_of(asked, key)
+    client = client_of(asked, key, most_silence=PREFLIGHT_SILENCE)
+    tell(f"asking {target.url}/v1/models")
     try:
         served = look_at(client, options.model or None, tokenizer)
     except ConnectionFailedError as error:

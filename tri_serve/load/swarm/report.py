@@ -19,7 +19,7 @@ from tri_serve.load.figures.summary import histograms, summarise
 from tri_serve.load.results.model import RunResult, ScenarioUsed, ServerSide, TargetUsed, WorkloadUsed
 from tri_serve.load.results.page import page
 from tri_serve.load.results.vllm_json import vllm_json as as_vllm
-from tri_serve.load.scenario.models import ClosedLoop, Constant, Gamma, Poisson
+from tri_serve.load.scenario.models import ClosedLoop, Constant, Conversations, Gamma, Poisson, Scenario
 from tri_serve.load.server_side.changes import Span
 from tri_serve.load.server_side.scrape import History
 from tri_serve.load.server_side.summary import (
@@ -80,6 +80,7 @@ def result_of(gathered: Gathered, about: About, history: History | None) -> RunR
 
 def _evidence(gathered: Gathered, collector: Collector, found: Mapping[str, Any]) -> Evidence:
     scenario, shares = gathered.order.scenario, gathered.shares
+    arrivals = scenario.arrivals
     healths = [ProcessHealth.from_message(share["health"]) for share in shares]
     throttled = [health.throttled_seconds for health in healths if health.throttled_seconds is not None]
     open_means = [share["in_flight_mean"] for share in shares]
@@ -99,11 +100,20 @@ def _evidence(gathered: Gathered, collector: Collector, found: Mapping[str, Any]
         "clock_step_ms": max(health.clock_step_ms for health in healths),
         "processes_lost": gathered.lost,
         "records_lost": sum(share["records_lost"] for share in shares),
+        "stagger_seconds": arrivals.stagger if isinstance(arrivals, ClosedLoop) else None,
+        "users": arrivals.users if isinstance(arrivals, ClosedLoop) and not _pauses(scenario) else None,
+        "pauses_after_failures": sum(share["pauses_after_failures"] for share in shares),
     }
     if own.in_flight_mean is not None and all(mean is not None for mean in open_means):
         # Counted as requests began and ended, so that Little's law is held against something of its own.
         measured["in_flight_mean"] = sum(open_means)
     return own.model_copy(update={**measured, **found})
+
+
+def _pauses(scenario: Scenario) -> bool:
+    """Whether users of a closed loop think."""
+    loop = isinstance(scenario.arrivals, ClosedLoop) and scenario.arrivals.think > 0
+    return loop or any(isinstance(part, Conversations) and part.think > 0 for part in scenario.workload.parts)
 
 
 def _server_side(
@@ -113,7 +123,7 @@ def _server_side(
     if history is None or len(history.snapshots) < 2:
         return None, {}
     scenario, shares = gathered.order.scenario, gathered.shares
-    window = Span(collector.window.start, collector.ended or collector.window.end)
+    window = Span(collector.window.start, collector.until)
     span = counted_span(history, window, warm_up=scenario.warm_up > 0, cool_down=scenario.cool_down > 0)
     ttft = figures.latencies.get("ttft")
     client = ClientSide(
@@ -127,7 +137,8 @@ def _server_side(
         return None, {}
     first, second = client_ttft_halves(collector)
     found = {
-        "ttft_server_ms": engine_ttft_ms(history, span),
+        # As the client's mean: of first tokens within the window, whenever their requests were due.
+        "ttft_server_ms": engine_ttft_ms(history, window),
         "tokens_client": server.client_tokens,
         "tokens_server": server.server_tokens,
         "engine_restarts": len(server.restarts),

@@ -20,6 +20,7 @@ from tri_serve.load.records import Outcome, Phase, Record
 from tri_serve.load.scenario.models import ClosedLoop
 from tri_serve.load.schedule import Schedule, closed_index, closed_start
 from tri_serve.load.swarm.clocks import shift
+from tri_serve.load.swarm.closed import BackOff, Numbers, part_of
 from tri_serve.load.swarm.dispatcher import Arrival, Dispatcher
 from tri_serve.load.swarm.in_flight import InFlight
 from tri_serve.load.swarm.live_figures import LiveCounts
@@ -58,15 +59,17 @@ class Share:
         self._scenario = order.scenario
         self._running = Group()
         self._stopping = False
-        self._asked_in_window = 0
         self._tokens = 0
         self._cancelled = 0
+        self._pauses_after_failures = 0
         self._live = LiveCounts(self._scenario.slo)
         self._main: gevent.Greenlet[[], None] | None = None
         self.users: Iterator[int] = iter(())
         """Numbers of the users of a closed loop that nobody plays yet."""
         if isinstance(self._scenario.arrivals, ClosedLoop):
-            self.users = iter(range(worker, self._scenario.arrivals.users, workers))
+            users, most = self._scenario.arrivals.users, self._scenario.requests
+            self.users = iter(range(worker, users, workers))
+            self._numbers = Numbers(None if most is None else part_of(most, users, worker, workers))
 
     def go(self, start: int, *, ahead: int = 0) -> None:
         """Begin at ``start``, in ns on this machine's CLOCK_MONOTONIC; the leader's is ``ahead`` by so much.
@@ -158,7 +161,8 @@ class Share:
             self._sleep_until(self._start)
             for user in self.users:  # those that no Locust user has taken
                 self._running.spawn(self._play, user)
-            while self._clock() < self._stop_at:  # which `requests` may bring nearer
+            while self._clock() < self._stop_at:
+                self._finish_if_all_ended()
                 self._sleep_unless_stopping(0.05)
 
     def play(self, user: int) -> None:
@@ -169,63 +173,66 @@ class Share:
         arrivals = self._scenario.arrivals
         assert isinstance(arrivals, ClosedLoop)
         random = Random(f"{self._scenario.seed} {user}")  # noqa: S311 -- pauses, no secrets
-        with contextlib.suppress(StoppedError):
-            self._sleep_until(self._start + round(closed_start(arrivals, user) * 1e9))
+        back_off = BackOff()
+        free = self._start + round(closed_start(arrivals, user) * 1e9)
         for asked in count():
-            free = self._clock()
-            if self._stopping or free >= self._stop_at:
+            if not self._rests_until(free):
                 return
+            free = self._clock()
             phase = self._phase_at(free)
-            self._ask_session(closed_index(arrivals, user, asked), free, phase)
-            if phase is Phase.WINDOW:
-                self._count_asked()
-            gevent.sleep(random.expovariate(1 / arrivals.think) if arrivals.think else 0)
+            if phase is Phase.WINDOW and not self._numbers.take():
+                return
+            self._numbers.open += 1
+            fine = self._ask_session(closed_index(arrivals, user, asked), free, phase)
+            self._numbers.open -= 1
+            self._finish_if_all_ended()
+            pause = back_off.after(failed=not fine)
+            self._pauses_after_failures += pause > 0
+            think = random.expovariate(1 / arrivals.think) if arrivals.think else 0
+            free = self._clock() + round(max(pause, think) * 1e9)
 
-    def _count_asked(self) -> None:
-        """Ends the window after ``requests``, if that is sooner; each process has its part of the number."""
-        self._asked_in_window += 1
-        most = self._scenario.requests
-        if most is None or self._asked_in_window < -(-most // self.workers):
-            return
+    def _finish_if_all_ended(self) -> None:
+        """Of a number of requests that is reached, in this process: its window is over then."""
         now = self._clock()
-        if now < self._end:
-            self._end = now
-            self._stop_at = now + round(self._scenario.cool_down * 1e9)
-            self.collector.stop(now + self._ahead)
+        if self._numbers.all_out and not self._numbers.open and self._begin <= now < self._end:
+            self._end = self._stop_at = now
+            self.collector.finish(now + self._ahead)
 
     def _phase_at(self, now: int) -> Phase:
         if now < self._begin:
             return Phase.WARM_UP
         return Phase.WINDOW if now < self._end else Phase.COOL_DOWN
 
-    def _ask_session(self, index: int, due: int, phase: Phase) -> None:
-        """One request, or the turns of one conversation."""
+    def _ask_session(self, index: int, due: int, phase: Phase) -> bool:
+        """One request, or the turns of one conversation. Whether all that was asked was answered."""
         session = self._parts.workload.session(index)
         if session is None:
-            self._ask(self._parts.workload.item(index), index, due, phase)
-            return
+            return self._ask(self._parts.workload.item(index), index, due, phase) is not None
         answers: list[str] = []
+        ended = due
         for number in range(session.turns):
             item = session.turn(number, answers)
             if number:
-                gevent.sleep(item.think_seconds)
-                due = self._clock()
+                # From when the answer was there, so that a client that comes late to it is seen to be late.
+                due = ended + round(item.think_seconds * 1e9)
                 phase = self._phase_at(due)
-                if due >= self._stop_at:
-                    return
-            answer = self._ask(item, index, due, phase)
-            if answer is None:
-                return
+                if not self._rests_until(due):
+                    return True
+            answered = self._ask(item, index, due, phase)
+            if answered is None:
+                return False
+            answer, ended = answered
             answers.append(answer.text)
+        return True
 
-    def _ask(self, item: Item, index: int, due: int, phase: Phase) -> Answer | None:
-        """The answer, if it is whole and right."""
+    def _ask(self, item: Item, index: int, due: int, phase: Phase) -> tuple[Answer, int] | None:
+        """The answer, if it is whole and right, and when it was there."""
         record = Record(index, item.id, item.group, phase, scheduled=due, dispatched=self._clock())
         self.in_flight.enter(record.dispatched)
         try:
             answer = self._parts.client.ask(item, record)
             judge(record, item, answer)
-            return answer if record.ok else None
+            return (answer, record.done or self._clock()) if record.ok else None
         finally:
             self.in_flight.leave(self._clock())
             self._done(record)
@@ -267,14 +274,25 @@ class Share:
             "worker": self.worker,
             "collector": self.collector.to_message(),
             "health": self._health.report().to_message(),
-            "in_flight_mean": self.in_flight.mean(self._clock()),
+            # Of a window that its number of requests ended, the other processes know when it was over.
+            "in_flight_mean": self.in_flight.mean(self._clock()) if self.collector.finished is None else None,
             "in_flight_most": self.in_flight.most,
             "tokens": self._tokens,
             "cancelled": self._cancelled,
+            "pauses_after_failures": self._pauses_after_failures,
             "records": self.log.path.name if self.order.detail != "none" else "",
             "records_lost": self.log.lost,
             "record_error": self.log.error,
         }
+
+    def _rests_until(self, at: int) -> bool:
+        """A user's pause. False: nothing new is asked any more, which may come to be while it rests."""
+        while not self._stopping and (now := self._clock()) < self._stop_at:
+            if now >= at:
+                gevent.sleep(0)
+                return not self._stopping
+            gevent.sleep(min(at - now, self._stop_at - now, 250_000_000) / 1e9)
+        return False
 
     def _sleep_until(self, at: int) -> None:
         while (left := at - self._clock()) > 0:

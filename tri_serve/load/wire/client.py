@@ -8,6 +8,7 @@ after the stream, or whenever 32 KiB have come, in slices that let other streams
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,10 +21,11 @@ import orjson
 from gevent.hub import Waiter
 
 from tri_serve import __version__
+from tri_serve.errors import UsageError
 from tri_serve.load.records import Outcome, Record
 from tri_serve.load.wire.answer import Answer, Folder
 from tri_serve.load.wire.connection import ClosedError, Connection, Connector, NoConnectionError
-from tri_serve.load.wire.events import MOST_EVENT_BYTES, EventSplitter
+from tri_serve.load.wire.events import MOST_EVENT_BYTES, MOST_IDS_BYTES, EventSplitter
 from tri_serve.load.wire.framing import AnswerReader, MalformedAnswerError
 from tri_serve.load.wire.target import Target
 from tri_serve.load.wire.wording import error_line
@@ -40,6 +42,21 @@ _MOST_IDLE_SECONDS = 4.0
 after 5 s (uvicorn's ``timeout_keep_alive``), and a request that meets that moment would be lost."""
 _MOST_ERROR_BYTES = 65_536
 _MOST_BODY_BYTES = 1024 * 1024 * 1024
+_MOST_EVENTS = 1_000_000
+
+
+def _bounds(tokens: int) -> tuple[int, int]:
+    """The most events and bytes of an answer of ``tokens``; 0: it is not known.
+
+    An event bears a token or more, but for a few that bear none; servers that send each character alone have some
+    for each token. What the events hold is kept until the end.
+    """
+    events = 4 * tokens + 256 if tokens else _MOST_EVENTS
+    return events, min(_MOST_BODY_BYTES, MOST_IDS_BYTES + 4096 * events)
+
+
+_KEY = re.compile(r"[\x21-\x7e]+")
+"""Printable ASCII: a line end would begin another head."""
 
 
 class Client:
@@ -47,6 +64,7 @@ class Client:
 
     ``key`` goes into the head ``authorization`` and nowhere else. ``connect_timeout`` and ``silence`` are seconds.
     ``token_ids`` asks vLLM for the ids of each event's tokens, so that the tokens of an event are known.
+    Raises UsageError for a key that a head cannot hold.
     """
 
     def __init__(
@@ -59,6 +77,11 @@ class Client:
         silence: float = 600.0,
         token_ids: bool = False,
     ) -> None:
+        if key and not _KEY.fullmatch(key):
+            raise UsageError(
+                "the client key holds a line end, a space or another character that no key has",
+                hint="look at TRI_SERVE_API_KEY, else OPENAI_API_KEY",
+            )
         self.target = target
         self._model = model
         self._key = key
@@ -66,6 +89,7 @@ class Client:
         self._connector = Connector(target, connect_timeout, silence)
         self._idle: list[Connection] = []
         self._additions: dict[str, Any] = {"model": model}
+        self._most_event_bytes = MOST_IDS_BYTES if token_ids else MOST_EVENT_BYTES
         self._streamed: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
         if token_ids:
             self._additions["return_token_ids"] = True
@@ -98,7 +122,10 @@ class Client:
             record.outcome = Outcome.UNSENT if error.own else Outcome.CONNECT
             record.detail = str(error)
             return Answer()
-        with _Exchange(connection, record, self._silence, partial(self.tell, body=item.body)) as exchange:
+        tell = partial(self.tell, body=item.body)
+        with _Exchange(connection, record, self._silence, tell) as exchange:
+            exchange.most_events, exchange.most_bytes = _bounds(item.output_tokens)
+            exchange.most_event_bytes = self._most_event_bytes
             answer = exchange.run(request, stream=bool(body["stream"]))
             if exchange.reusable:
                 self._keep(connection)
@@ -185,6 +212,8 @@ class _Exchange:
         self._whole: list[bytes] = []
         self._whole_bytes = 0
         self.reusable = False
+        self.most_events, self.most_bytes = _bounds(0)
+        self.most_event_bytes = MOST_IDS_BYTES
 
     def __enter__(self) -> _Exchange:
         return self
@@ -268,14 +297,16 @@ class _Exchange:
         now = time.perf_counter_ns()
         if data is None:
             return
-        self._heard = now
         self._record.bytes_received += len(data)
         try:
             reader.take(data, now)
         except MalformedAnswerError as error:
+            self._heard = now
             self._failure = (Outcome.MALFORMED, str(error))
             self._wake()
             return
+        if not reader.interim:  # a server that says no more than "I am still here" is silent
+            self._heard = now
         if reader.done:
             self._wake()
         elif reader.held_bytes >= _HELD_BYTES and self._waiter is not None:
@@ -322,15 +353,21 @@ class _Exchange:
             if self._streams:
                 self._events = _timed(self._splitter.split(body), ends, stamps)
                 self._folder.add_events(turns(self._events))
-                if len(self._splitter.rest) > MOST_EVENT_BYTES:
-                    self._fail(Outcome.MALFORMED, f"an event is longer than {MOST_EVENT_BYTES} bytes")
+                if len(self._splitter.rest) > self.most_event_bytes:
+                    self._fail(Outcome.MALFORMED, f"an event is longer than {self.most_event_bytes} bytes")
+                if len(record.event_times) > self.most_events:
+                    asked = record.intended_output_tokens
+                    self._fail(
+                        Outcome.MALFORMED,
+                        f"more than {self.most_events} events, where {asked} tokens were asked for",
+                    )
             else:
                 self._hold(body)
-            if reader.body_bytes > _MOST_BODY_BYTES:
-                self._fail(Outcome.MALFORMED, f"the answer is longer than {_MOST_BODY_BYTES} bytes")
+            if reader.body_bytes > self.most_bytes:
+                self._fail(Outcome.MALFORMED, f"the answer is longer than {self.most_bytes} bytes")
 
     def _hold(self, body: bytes) -> None:
-        most = MOST_EVENT_BYTES if self._reader.status == 200 else _MOST_ERROR_BYTES
+        most = MOST_IDS_BYTES if self._reader.status == 200 else _MOST_ERROR_BYTES
         self._whole_bytes += len(body)
         if self._whole_bytes <= most:
             self._whole.append(body)

@@ -47,6 +47,7 @@ class AnswerReader:
         "head_time",
         "headers",
         "held_bytes",
+        "interim",
         "keep_alive",
         "status",
     )
@@ -69,6 +70,8 @@ class AnswerReader:
         """Of the body, so far."""
         self.held_bytes = 0
         """Of the body that ``drain`` has not handed out yet."""
+        self.interim = False
+        """Interim answers have come, and nothing of the real one."""
         self.keep_alive = False
         """After the end: the connection can be used again."""
 
@@ -126,7 +129,7 @@ class AnswerReader:
         if self._state is _State.HEAD:
             return self._take_head(data, now)
         if self._state is _State.CHUNKS:
-            return self._take_chunk(data, now) if self._left else self._take_chunk_size(data)
+            return self._take_chunk(data, now) if self._left else self._take_chunk_size(data, now)
         if self._state is _State.TRAILERS:
             return self._take_trailers(data)
         if self._state is _State.LENGTH:
@@ -150,12 +153,14 @@ class AnswerReader:
             self._carry = data
             return b""
         self._carry = b""
+        self.interim = False
         line = _STATUS_LINE.match(data)
         if line is None:
             raise MalformedAnswerError("the first line is no status line")
         status = int(line[2])
         if status < 200:
             # An interim answer (RFC 9110, section 15.2): the real one follows.
+            self.interim = True
             return data[end + 4 :]
         self.status = status
         self.headers = _headers(data[line.end() : end + 2])
@@ -183,7 +188,11 @@ class AnswerReader:
             self.keep_alive = False
             self._state = _State.TO_END
 
-    def _take_chunk_size(self, data: bytes) -> bytes:
+    def _take_chunk_size(self, data: bytes, now: int) -> bytes:
+        if not self._carry:
+            data = self._take_small_chunks(data, now)
+            if not data:
+                return b""
         data = self._carry + data
         found = _CHUNK_WITH_EXTENSION.match(data)
         if found is None:
@@ -214,6 +223,19 @@ class AnswerReader:
         if here:
             self._keep(here, now)
         return data[len(here) + over :]
+
+    def _take_small_chunks(self, data: bytes, now: int) -> bytes:
+        """Whole chunks at the front of ``data``; returns the rest. A read can hold thousands: it is walked through,
+        not cut down chunk by chunk."""
+        at = 0
+        while (found := _CHUNK.match(data, at)) is not None:
+            size, begin = int(found[1], 16), found.end()
+            end = begin + size
+            if not size or data[end : end + 2] != b"\r\n":
+                break
+            self._keep(data[begin:end], now)
+            at = end + 2
+        return data[at:]
 
     def _take_trailers(self, data: bytes) -> bytes:
         data = self._carry + data

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tri_serve.errors import UsageError
+from tri_serve.load.regular import open_regular
 from tri_serve.load.workload.items import Route
 from tri_serve.load.workload.setting import CHAT, COMPLETIONS, asked
 
@@ -81,8 +82,10 @@ def json_lines(path: Path) -> Iterator[Any]:
     Raises UsageError for a file that cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while line := file.readline(_MOST_LINE):
+                if file.tell() > MOST_BYTES:
+                    raise UsageError(f"{path}: larger than {MOST_BYTES // 1024**3} GiB")
                 if line.strip():
                     yield _parsed(line)
     except OSError as error:
@@ -128,7 +131,7 @@ def _are_messages(value: Any) -> bool:
 
 def _bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tri_serve.errors import MissingExtraError, UsageError
+from tri_serve.load.regular import open_regular
 from tri_serve.load.workload.items import Route
 
 AskTokenize = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -61,7 +62,8 @@ class FileTokenizer:
         except ImportError as error:
             raise MissingExtraError("load", "counting tokens") from error
         try:
-            data = path.read_bytes()
+            with open_regular(path) as file:
+                data = file.read()
             # Its errors are of no narrower kind: https://github.com/huggingface/tokenizers/issues/1052
             self._library = Library.from_buffer(data)
         except OSError as error:

@@ -198,6 +198,14 @@ def test_a_stop_after_the_window_changes_nothing(make_record):
     assert summarise(collector).window_seconds == 10
 
 
+def test_answers_without_usage_and_events_of_several_tokens_are_counted(make_record):
+    records = [make_record(0, output_tokens=20), make_record(1, usage_reported=False)]
+    collector = Collector.merge([collected(records).to_message()])
+    evidence = evidence_of(collector, open_loop=True, steady_load=True, warm_up_seconds=0)
+    assert (evidence.without_usage, evidence.answered) == (1, 2)
+    assert summarise(collector).tokens_an_event == 2.0
+
+
 def test_tokens_asked_for_are_laid_beside_tokens_counted(make_record):
     records = [make_record(0), make_record(1, input_tokens=1_005), make_record(2, usage_reported=False)]
     tokens = summarise(collected(records)).input_tokens
@@ -236,7 +244,9 @@ def test_vllm_s_peaks_are_counted_from_the_first_start(make_record):
     # Seconds from 0.7 on: 9 events of the first (0.1 to 0.9) and 4 of the second.
     assert vllm.max_output_tokens_per_s == 13
     assert vllm.max_concurrent_requests == 2
-    assert vllm.duration == pytest.approx(1.5)
+    # The first request was due 0.7 s after vLLM would have started its clock.
+    assert vllm.duration == pytest.approx(2.2)
+    assert vllm.request_throughput == pytest.approx(2 / 2.2)
 
 
 def test_littles_law_holds_in_a_steady_window(make_record):

@@ -44,6 +44,14 @@ def test_the_promise_is_named_with_what_kept_it(make_result, slo, said):
     assert said in line
 
 
+@pytest.mark.parametrize(("tokens", "said"), [(1.0, False), (1.04, False), (1.6, True)])
+def test_events_that_hold_several_tokens_are_told(make_result, tokens, said):
+    result = make_result()
+    figures = result.figures.model_copy(update={"tokens_an_event": tokens})
+    text = report(result.model_copy(update={"figures": figures}))
+    assert ("itl is of events" in text) is said
+
+
 def test_a_partial_report_is_marked_so(make_result):
     assert "PARTIAL: stopped before its end: Ctrl-C" in report(make_result(complete=False))
     assert "PARTIAL" not in report(make_result())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,11 @@ def mistakes(path: Path, text: str | None = None, *overrides: str) -> str:
         read_scenario(str(path), overrides)
     assert caught.value.exit_code == 2
     return str(caught.value).replace(f"{path.parent}/", "")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.yaml")
+    assert mistakes(tmp_path / "mine.yaml") == "mine.yaml: not a regular file"
 
 
 def test_a_file_is_read_with_its_units(file: Path) -> None:
@@ -113,6 +119,12 @@ def test_a_mistake_is_named_with_its_line(file: Path, old: str, new: str, said: 
     else:
         file.write_text(changed)
         assert read_scenario(str(file)).scenario.window == 2
+
+
+def test_steps_that_ask_for_nothing_are_refused(file: Path) -> None:
+    steps = "arrivals={kind: steps, steps: [{rate: 0, seconds: 5s}, {rate: %s, seconds: 5s}]}"
+    assert "every rate is 0" in mistakes(file, None, steps % 0)
+    assert read_scenario(str(file), (steps % 1,)).scenario.arrivals.kind == "steps"
 
 
 def test_every_mistake_has_its_line(file: Path) -> None:

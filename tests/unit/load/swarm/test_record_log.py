@@ -9,7 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gevent
+import pytest
+
 from tri_serve.load.records import Outcome, Record
+from tri_serve.load.swarm import record_log
 from tri_serve.load.swarm.record_log import RecordLog
 
 
@@ -81,6 +85,57 @@ def test_a_full_disk_is_told_and_what_is_missing_is_counted(tmp_path: Path) -> N
     log.add(record(5))
     assert log.error == f"{tmp_path / 'r.jsonl'}: No space left on device"
     assert log.lost == 3
+
+
+class Filling:
+    """A disk that turns out to be full while a batch is being written."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def apply(self, func: Callable[..., Any], args: tuple[Any, ...] = ()) -> Any:
+        self.calls += 1
+        if self.calls == 1:
+            return func(*args)
+        gevent.sleep(0.1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_becomes_of_a_batch_that_is_being_written_at_the_end_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_log, "_PERIOD", 0.01)
+    disk = Filling()
+    log = RecordLog(tmp_path / "r.jsonl", {}, "full", disk)
+    log.start()
+    log.add(record(3))
+    while disk.calls < 2:
+        gevent.sleep(0.005)
+    log.close()
+    assert log.error.endswith("No space left on device")
+    assert log.lost == 1
+
+
+def test_others_get_their_turn_while_a_large_batch_is_made_into_lines(tmp_path: Path) -> None:
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    log = RecordLog(tmp_path / "r.jsonl", {}, "full", AtOnce())
+    log.start()
+    for index in range(80):
+        log.add(record(index))
+    counting = gevent.spawn(count)
+    gevent.sleep(0)
+    turns = 0
+    log.close()
+    counting.kill()
+    assert turns >= 8
+    assert len(lines(tmp_path / "r.jsonl")) == 81
 
 
 def test_a_folder_that_cannot_be_is_told_too(tmp_path: Path) -> None:

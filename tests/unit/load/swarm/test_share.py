@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import pytest
 
 from tri_serve.load.figures.collector import Collector
+from tri_serve.load.figures.evidence import evidence_of
 from tri_serve.load.figures.summary import summarise
 from tri_serve.load.records import Outcome, Phase, Record
 from tri_serve.load.scenario.models import Arrivals, ClosedLoop, Constant, Scenario, Workload, Written
+from tri_serve.load.swarm.closed import part_of
 from tri_serve.load.swarm.order import RunOrder
 from tri_serve.load.swarm.parts import Parts
 from tri_serve.load.swarm.share import Share
@@ -50,6 +53,15 @@ class Client:
         self.closed = True
 
 
+class Refusing(Client):
+    """Refuses at once."""
+
+    def ask(self, item: Item, record: Record) -> Answer:
+        record.sent = record.done = record.dispatched
+        record.outcome, record.detail = Outcome.STATUS, "503"
+        return Answer()
+
+
 @dataclass
 class Conversation:
     index: int
@@ -82,7 +94,14 @@ class Asks:
 
 
 def a_share(
-    folder: Path, arrivals: Arrivals, client: Client, workload: Asks | None = None, **more: Any
+    folder: Path,
+    arrivals: Arrivals,
+    client: Client,
+    workload: Asks | None = None,
+    *,
+    worker: int = 0,
+    workers: int = 1,
+    **more: Any,
 ) -> tuple[Share, list[Record]]:
     scenario = Scenario(
         title="x", arrivals=arrivals, workload=Workload(parts=(PART,)),
@@ -93,7 +112,7 @@ def a_share(
     )
     records: list[Record] = []
     parts = Parts(client, workload or Asks())
-    return Share(order, parts, 0, 1, on_record=records.append), records
+    return Share(order, parts, worker, workers, on_record=records.append), records
 
 
 def run(share: Share) -> dict[str, Any]:
@@ -178,16 +197,67 @@ def test_a_user_of_a_closed_loop_asks_again_when_answered(tmp_path: Path) -> Non
 
 
 def test_a_number_of_requests_ends_the_window_of_a_closed_loop(tmp_path: Path) -> None:
-    share, records = a_share(
-        tmp_path,
-        ClosedLoop(users=2, stagger=0.0),
-        Client(seconds=0.02),
-        window=60.0,
-        requests=10,
-        warm_up=0.0,
-    )
+    client = Client(seconds=0.02)
+    loop = ClosedLoop(users=4, stagger=0.0)
+    share, records = a_share(tmp_path, loop, client, window=60.0, requests=10, warm_up=0.1)
+    collector = Collector.merge([run(share)["collector"]])
+    counted = [record for record in records if record.phase is Phase.WINDOW]
+    assert len(counted) == 10
+    # Three rounds of 20 ms, and no more is asked; the made up client says that its answers were there at once.
+    assert 0.05 < summarise(collector).window_seconds < 0.5
+    evidence = evidence_of(collector, open_loop=False, steady_load=True, warm_up_seconds=0.1)
+    assert evidence.stopped_early is False
+    assert collector.until >= max(record.dispatched for record in counted) + 20_000_000
+
+
+def test_processes_have_the_number_of_requests_together_and_the_last_one_ends_the_window(
+    tmp_path: Path,
+) -> None:
+    messages, records, begin = [], [], 0
+    for worker, seconds in enumerate((0.02, 0.06)):
+        share, mine = a_share(
+            tmp_path, ClosedLoop(users=3, stagger=0.0), Client(seconds=seconds), window=60.0, requests=11,
+            warm_up=0.0, worker=worker, workers=2,
+        )  # fmt: skip
+        begin = begin or share.now()
+        share.go(begin)
+        assert share.finished.wait(10)
+        messages.append(share.report()["collector"])
+        records.append(mine)
+        begin = share.collector.window.start
+    assert [len(mine) for mine in records] == [7, 4]
+    collector = Collector.merge(messages)
+    assert summarise(collector).scheduled == 11
+    assert collector.until == messages[1]["finished"] > messages[0]["finished"]
+
+
+@pytest.mark.parametrize(("requests", "users", "workers"), [(11, 3, 2), (1, 10, 4), (5, 2, 4), (100, 7, 3)])
+def test_the_parts_of_a_number_of_requests_add_up(requests: int, users: int, workers: int) -> None:
+    parts = [part_of(requests, users, worker, workers) for worker in range(workers)]
+    assert sum(parts) == requests
+    assert not any(parts[users:])
+
+
+def test_users_whose_requests_fail_wait_before_they_ask_again(tmp_path: Path) -> None:
+    share, records = a_share(tmp_path, ClosedLoop(users=1, stagger=0.0), Refusing(), warm_up=0.0, window=1.0)
+    report = run(share)
+    # At 0, 0.1, 0.3 and 0.7 s.
+    assert [round((record.dispatched - records[0].dispatched) / 1e8) for record in records] == [0, 1, 3, 7]
+    assert report["pauses_after_failures"] == 4
+
+
+def test_a_user_who_thinks_keeps_nobody_waiting_at_the_end(tmp_path: Path) -> None:
+    share, _ = a_share(tmp_path, ClosedLoop(users=2, stagger=0.0, think=3_000.0), Client(), grace=5.0)
+    began = share.now()
     run(share)
-    assert sum(record.phase is Phase.WINDOW for record in records) in (10, 11)
+    assert (share.now() - began) / 1e9 < 2
+
+
+def test_a_later_turn_is_due_when_the_answer_was_there(tmp_path: Path) -> None:
+    share, records = a_share(tmp_path, Constant(rate=2), Client(), Asks(turns=2), warm_up=0.0)
+    run(share)
+    first, second = [record for record in records if record.index == 0]
+    assert second.scheduled == first.done
 
 
 def test_what_may_not_be_open_is_unsent_and_asks_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 
@@ -48,3 +49,14 @@ def test_the_rest_is_what_no_event_has_ended() -> None:
     splitter = EventSplitter()
     list(splitter.split(b"data: a\n\ndata: b"))
     assert splitter.rest == b"data: b"
+
+
+def test_a_long_event_is_searched_once_also_behind_a_carriage_return() -> None:
+    splitter = EventSplitter()
+    began = time.process_time()
+    assert list(splitter.split(b"data: a\r\n\r\ndata: ")) == [(b"a", 11)]
+    for _ in range(2000):
+        assert list(splitter.split(b"x" * 1000)) == []
+    # Searched from its beginning at each piece this would be 2 GB.
+    assert time.process_time() - began < 2
+    assert [len(payload) for payload, _ in splitter.split(b"\r\n\r\n")] == [2_000_000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tri_serve.errors import UsageError
 from tri_serve.load.scenario.models import Scenario
+from tri_serve.load.workload import file_formats
 from tri_serve.load.workload.build import WorkloadItems, build_workload
 from tri_serve.load.workload.tokenizer import FileTokenizer, Overhead
 
@@ -43,6 +45,23 @@ def jsonl(folder: Path, *lines: Any) -> dict[str, Any]:
     text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
     (folder / "asked.jsonl").write_text(text, encoding="utf-8")
     return {"kind": "file", "path": "asked.jsonl", "format": "openai-jsonl", "shuffle": False}
+
+
+@pytest.mark.parametrize("kind", ["openai-jsonl", "sharegpt"])
+def test_a_pipe_is_refused_and_not_waited_for(tokenizer: FileTokenizer, tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "asked")
+    with pytest.raises(UsageError, match="asked: not a regular file"):
+        built(tokenizer, tmp_path, {"kind": "file", "path": "asked", "format": kind})
+
+
+@pytest.mark.parametrize("kind", ["openai-jsonl", "sharegpt"])
+def test_a_file_beyond_the_bound_is_refused(
+    tokenizer: FileTokenizer, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_formats, "MOST_BYTES", 1000)
+    (tmp_path / "asked").write_text("{}\n" * 500)
+    with pytest.raises(UsageError, match="asked: larger than"):
+        built(tokenizer, tmp_path, {"kind": "file", "path": "asked", "format": kind})
 
 
 def test_sharegpt_asks_the_first_message_for_an_answer_as_long_as_the_second(

@@ -144,7 +144,8 @@ def test_what_the_servers_say_agrees_with_what_their_clients_saw(fleet: Fleet, k
     assert parts["queue"] == 0
     assert parts["rest"] == pytest.approx(0, abs=0.01)
     assert parts["client"] > 0
-    assert parts["gateway"] > 0
+    # The mock engine stamps what it has written: on a busy machine the gateway may have it before that.
+    assert parts["gateway"] > -0.25 * TTFT_MS
     assert (side.client_tokens, side.server_tokens) == (120, 120)
     assert sum(one.requests or 0 for one in side.engines) == 12
     assert side.remarks == ()

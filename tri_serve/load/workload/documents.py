@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tri_serve.load.scenario.models import Documents, Language
-from tri_serve.load.workload.items import Check, Item
+from tri_serve.load.workload.items import Item
 from tri_serve.load.workload.lengths import draw, longest
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import Pool, Setting, asked, route_of, sampling
+from tri_serve.load.workload.setting import Pool, Setting, route_of
 
 _WORDS: dict[Language, tuple[str, str, str]] = {
     "ko": ("다음 문서를 읽고 마지막 질문에 답하세요.", "문서", "질문"),
@@ -47,16 +47,7 @@ class DocumentsSource:
         part, prompt = self._part, self._pool[index]
         head = [salts.of(f"{part.name}/document {number}") if salts else "" for number in prompt.documents]
         text = self._text(prompt.language, prompt.documents, head, prompt.question)
-        return Item(
-            id=f"{part.name}-{index}",
-            group=part.name,
-            route=self._route,
-            body=asked(self._route, text)
-            | sampling(prompt.output, part.temperature, ignore_eos=part.ignore_eos),
-            input_tokens=self._setting.counted(prompt.tokens),
-            output_tokens=prompt.output,
-            check=Check(exact_tokens=prompt.output if part.ignore_eos else None),
-        )
+        return self._setting.ask(part, index, text, tokens=prompt.tokens, output=prompt.output)
 
     def remarks(self) -> list[str]:
         size = self._pool.size
@@ -72,11 +63,7 @@ class DocumentsSource:
         return "\n\n".join((*parts, f"{instruction} {ask}: {question}"))
 
     def _document(self, number: int) -> str:
-        part, setting = self._part, self._setting
-        random = setting.random(part.name, "document", number)
-        sentences = setting.sentences(setting.language(part.languages, random))
-        least = setting.tokenizer.count(setting.salt) + 1
-        return sentences.write(max(draw(part.document, random), least), random, head=setting.salt)
+        return self._setting.passage(self._part, "document", number, self._part.document)
 
     def _prompt(self, number: int) -> _Prompt:
         part, setting = self._part, self._setting

@@ -16,8 +16,8 @@ from random import Random
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from tri_serve.errors import UsageError
-from tri_serve.load.scenario.models import Language, Languages, Lengths
-from tri_serve.load.workload.items import Item, Route, Session
+from tri_serve.load.scenario.models import Documents, Language, Languages, Lengths, SharedPrefix, Written
+from tri_serve.load.workload.items import Check, Item, Route, Session
 from tri_serve.load.workload.lengths import draw, longest, shortest
 from tri_serve.load.workload.salt import Salts
 from tri_serve.load.workload.sentences import Sentences
@@ -33,6 +33,8 @@ CHAT: Route = "/v1/chat/completions"
 COMPLETIONS: Route = "/v1/completions"
 
 T = TypeVar("T")
+Passages = SharedPrefix | Documents
+"""Parts whose prompts have longer texts in common."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,35 @@ class Setting:
         if taken != drawn:
             self.clipped[part] += 1
         return taken
+
+    def passage(self, part: Passages, kind: str, number: int, lengths: Lengths) -> str:
+        """A salted text of its own, which several prompts of ``part`` have in common."""
+        random = self.random(part.name, kind, number)
+        sentences = self.sentences(self.language(part.languages, random))
+        least = self.tokenizer.count(self.salt) + 1
+        return sentences.write(max(draw(lengths, random), least), random, head=self.salt)
+
+    def ask(
+        self,
+        part: Written | Passages,
+        index: int,
+        text: str,
+        *,
+        tokens: int,
+        output: int,
+        system: str | None = None,
+    ) -> Item:
+        """The item that asks ``text``, a prompt of ``tokens``, for ``output`` tokens."""
+        route = route_of(part.route)
+        return Item(
+            id=f"{part.name}-{index}",
+            group=part.name,
+            route=route,
+            body=asked(route, text, system) | sampling(output, part.temperature, ignore_eos=part.ignore_eos),
+            input_tokens=self.counted(tokens),
+            output_tokens=output,
+            check=Check(exact_tokens=output if part.ignore_eos else None),
+        )
 
     def pool_size(self, most_tokens: int) -> int:
         """Prompts of at most so many tokens that are written beforehand: no more than the run may ask."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tri_serve.load.scenario.models import SharedPrefix
-from tri_serve.load.workload.items import Check, Item
+from tri_serve.load.workload.items import Item
 from tri_serve.load.workload.lengths import draw, longest
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import COMPLETIONS, Pool, Setting, asked, route_of, sampling
+from tri_serve.load.workload.setting import COMPLETIONS, Pool, Setting, route_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,13 @@ class SharedPrefixSource:
     def item(self, index: int, salts: Salts | None) -> Item:
         part, prompt = self._part, self._pool[index]
         salt = salts.of(f"{part.name}/group {prompt.group}") if salts else ""
-        return Item(
-            id=f"{part.name}-{index}",
-            group=part.name,
-            route=self._route,
-            body=asked(self._route, prompt.text, salt + self._prefixes[prompt.group])
-            | sampling(prompt.output, part.temperature, ignore_eos=part.ignore_eos),
-            input_tokens=self._setting.counted(prompt.tokens),
-            output_tokens=prompt.output,
-            check=Check(exact_tokens=prompt.output if part.ignore_eos else None),
+        return self._setting.ask(
+            part,
+            index,
+            prompt.text,
+            tokens=prompt.tokens,
+            output=prompt.output,
+            system=salt + self._prefixes[prompt.group],
         )
 
     def remarks(self) -> list[str]:
@@ -58,11 +56,7 @@ class SharedPrefixSource:
         return lines
 
     def _prefix(self, group: int) -> str:
-        part, setting = self._part, self._setting
-        random = setting.random(part.name, "prefix", group)
-        sentences = setting.sentences(setting.language(part.languages, random))
-        least = setting.tokenizer.count(setting.salt) + 1
-        return sentences.write(max(draw(part.prefix, random), least), random, head=setting.salt)
+        return self._setting.passage(self._part, "prefix", group, self._part.prefix)
 
     def _prompt(self, number: int) -> _Prompt:
         part, setting = self._part, self._setting

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tri_serve.load.scenario.models import Written
-from tri_serve.load.workload.items import Check, Item
+from tri_serve.load.workload.items import Item
 from tri_serve.load.workload.lengths import draw, longest
 from tri_serve.load.workload.salt import Salts
-from tri_serve.load.workload.setting import Pool, Setting, asked, route_of, sampling
+from tri_serve.load.workload.setting import Pool, Setting, route_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,7 @@ class WrittenSource:
     def item(self, index: int, salts: Salts | None) -> Item:
         part, prompt = self._part, self._pool[index]
         salt = salts.of(f"{part.name}/{index}") if salts else ""
-        return Item(
-            id=f"{part.name}-{index}",
-            group=part.name,
-            route=self._route,
-            body=asked(self._route, salt + prompt.text)
-            | sampling(prompt.output, part.temperature, ignore_eos=part.ignore_eos),
-            input_tokens=self._setting.counted(prompt.tokens),
-            output_tokens=prompt.output,
-            check=Check(exact_tokens=prompt.output if part.ignore_eos else None),
-        )
+        return self._setting.ask(part, index, salt + prompt.text, tokens=prompt.tokens, output=prompt.output)
 
     def remarks(self) -> list[str]:
         if self._setting.salted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import orjson
 import pytest
 
 from tri_serve.errors import UsageError
@@ -124,7 +125,6 @@ def test_a_run_without_an_answer_has_zeros_as_vllm_has_them(make_result):
 
 
 def test_records_are_read_back_up_to_a_line_that_was_cut(tmp_path, make_record):
-    orjson = pytest.importorskip("orjson")
     records = [make_record(index) for index in range(3)]
     lines = [b'{"format":1}', *(orjson.dumps(record) for record in records)]
     path = tmp_path / "records.jsonl"

@@ -231,11 +231,13 @@ def test_ctrl_c_before_the_load_is_told_in_one_line(scenario: Write, tmp_path: P
         folder = tmp_path / "results"
         argv = cli_argv("run", scenario(), "--url", url, "--output-dir", str(folder))
         child = subprocess.Popen(argv, env=cli_environment(tmp_path, {}), stderr=subprocess.PIPE, text=True)
+        assert child.stderr is not None
+        said = child.stderr.readline()  # the load generator tells it before it connects
         silent.settimeout(60)
         connection, _ = silent.accept()
         with connection:
             child.send_signal(signal.SIGINT)
-            _, said = child.communicate(timeout=60)
+            said += child.communicate(timeout=60)[1]
     assert f"asking {url}/v1/models" in said
     assert (child.returncode, said.count("error: ")) == (130, 1)
     assert "error: ended by Ctrl-C before anything was measured" in said

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tri_serve.cli.load_options import LoadOptions, load_options
+from tri_serve.cli.load_options import LoadOptions, load_options, said
 from tri_serve.cli.options import output_option
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ def load() -> None:
 
 @load.command()
 @load_options
-@click.option("--request-rate", default="", metavar="N", help="Requests a second (open loop).")
+@click.option("--request-rate", default="", callback=said, metavar="N", help="Requests a second (open loop).")
 @click.option(
     "--repeat",
     type=click.IntRange(1, 100),
     default=1,
     show_default=True,
     metavar="N",
-    help="Run it so often, one after the other: load compare takes the rounds together.",
+    help="Run it so often, one after the other: load compare takes the rounds together. --json is then one array.",
 )
 @click.option(
     "--output-dir",
@@ -48,6 +48,11 @@ def load() -> None:
     help="Where result.json, report.html and the rest go. [default: a new folder under ~/.local/state]",
 )
 @click.option("--save-vllm-json", is_flag=True, help="Write vllm.json too, as vllm bench serve writes it.")
+@click.option(
+    "--save-detailed",
+    is_flag=True,
+    help="vllm.json with lists that have an entry for each request, as vLLM's.",
+)
 @click.option(
     "--records",
     type=click.Choice(["full", "short", "none"]),
@@ -62,6 +67,7 @@ def run(
     repeat: int,
     output_dir: Path | None,
     save_vllm_json: bool,
+    save_detailed: bool,
     records: str,
     output: str,
 ) -> int:
@@ -70,28 +76,37 @@ def run(
     SCENARIO is a name (tri-serve load scenarios) or a file. Without --url the release's gateway is asked. A client
     key is read from TRI_SERVE_API_KEY or OPENAI_API_KEY. Ctrl-C ends a run early and reports what was measured.
     """
-    from tri_serve.cli.load_report import print_outcome, print_warning
+    from tri_serve.cli.load_report import print_warning, printing
+    from tri_serve.errors import UsageError
     from tri_serve.load.run import new_folder
     from tri_serve.load.verdict import error_of
 
+    if save_detailed and records != "full":
+        raise UsageError(
+            f"--save-detailed reads the time of every event, which --records {records} leaves out"
+        )
+    files: dict[str, Any] = {
+        "records": records,
+        "save_vllm_json": save_vllm_json or save_detailed,
+        "save_detailed": save_detailed,
+    }
     scenario = load.read(request_rate)
     whole = load.run(Path(), request_rate)
     print_warning(scenario.scenario, whole.processes)
     folder = new_folder(load.scenario, output_dir)
     worst: TriServeError | None = None
-    for number in range(1, repeat + 1):
-        place = folder if repeat == 1 else new_folder(load.scenario, folder / f"round-{number}")
-        outcome = _executed(
-            load.run(place, request_rate, records=records, save_vllm_json=save_vllm_json), number, repeat
-        )
-        print_outcome(outcome, output)
-        error = error_of(outcome.result.verdict)
-        if not outcome.result.complete:
-            if error is not None and error.exit_code == outcome.exit_code:
-                raise error
-            return outcome.exit_code
-        if error is not None and (worst is None or error.exit_code > worst.exit_code):
-            worst = error
+    with printing(output, several=repeat > 1) as show:
+        for number in range(1, repeat + 1):
+            place = folder if repeat == 1 else new_folder(load.scenario, folder / f"round-{number}")
+            outcome = _executed(load.run(place, request_rate, **files), number, repeat)
+            show(outcome)
+            error = error_of(outcome.result.verdict)
+            if not outcome.result.complete:
+                if error is not None and error.exit_code == outcome.exit_code:
+                    raise error
+                return outcome.exit_code
+            if error is not None and (worst is None or error.exit_code > worst.exit_code):
+                worst = error
     if worst is not None:
         raise worst
     return 0

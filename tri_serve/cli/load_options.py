@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from tri_serve.cli.options import release_option
 
@@ -108,6 +109,13 @@ def _processes(ctx: click.Context, parameter: click.Parameter, value: str) -> st
     return value
 
 
+def said(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Empty is not given; on the command line that is a variable of a shell that was not set."""
+    if not value.strip() and ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE:
+        raise click.BadParameter("nothing follows it; leave the option out, or give it a value")
+    return value
+
+
 def load_options(command: Command) -> Command:
     """SCENARIO and what is asked of whom, passed on as ``load``: a LoadOptions."""
 
@@ -120,17 +128,30 @@ def load_options(command: Command) -> Command:
     @click.option(
         "--max-concurrency",
         default="",
+        callback=said,
         metavar="N",
         help="Without --request-rate: so many users, each asking when answered. With it: most open requests.",
     )
-    @click.option("--duration", default="", metavar="TIME", help="Length of the counted window: 60s, 5m.")
-    @click.option("--warm-up", default="", metavar="TIME", help="Load before the window, not counted.")
-    @click.option("--num-prompts", default="", metavar="N", help="End the window after so many requests.")
-    @click.option("--slo", default="", metavar="WORDS", help="What is promised: ttft=500ms,tpot=50ms.")
     @click.option(
-        "--goodput", default="", metavar="WORDS", help="The same as vLLM writes it: 'ttft:500 tpot:50'."
+        "--duration", default="", callback=said, metavar="TIME", help="Length of the counted window: 60s, 5m."
     )
-    @click.option("--seed", default="", metavar="N", help="Of arrivals and prompts.")
+    @click.option(
+        "--warm-up", default="", callback=said, metavar="TIME", help="Load before the window, not counted."
+    )
+    @click.option(
+        "--num-prompts", default="", callback=said, metavar="N", help="End the window after so many requests."
+    )
+    @click.option(
+        "--slo", default="", callback=said, metavar="WORDS", help="What is promised: ttft=500ms,tpot=50ms."
+    )
+    @click.option(
+        "--goodput",
+        default="",
+        callback=said,
+        metavar="WORDS",
+        help="The same as vLLM writes it: 'ttft:500 tpot:50'.",
+    )
+    @click.option("--seed", default="", callback=said, metavar="N", help="Of arrivals and prompts.")
     @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key of the scenario.")
     @click.option(
         "--tokenizer",

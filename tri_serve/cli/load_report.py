@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,15 +33,33 @@ def print_warning(scenario: Scenario, processes: int) -> None:
         click.echo(f"warning: {words}", err=True)
 
 
-def print_outcome(outcome: RunOutcome, output: str) -> None:
-    """The report of one run, and where its files are."""
+@contextmanager
+def printing(output: str, *, several: bool) -> Iterator[Callable[[RunOutcome], None]]:
+    """What prints the report of a run, and where its files are.
+
+    Data is one document: of ``several`` runs a list, printed at the end, whatever the end is.
+    """
     from tri_serve.load.results.text import report
 
-    result = outcome.result
-    if output == "table":
-        click.echo(report(result), nl=False)
-    else:
-        print_data(result.model_dump(mode="json"), output)
+    rows: list[object] = []
+
+    def show(outcome: RunOutcome) -> None:
+        if output == "table":
+            click.echo(report(outcome.result), nl=False)
+        elif several:
+            rows.append(outcome.result.model_dump(mode="json"))
+        else:
+            print_data(outcome.result.model_dump(mode="json"), output)
+        _print_files(outcome)
+
+    try:
+        yield show
+    finally:
+        if several and output != "table":
+            print_data(rows, output)
+
+
+def _print_files(outcome: RunOutcome) -> None:
     for remark in outcome.remarks:
         click.echo(f"warning: {remark}", err=True)
     if outcome.path is not None:
@@ -57,19 +76,32 @@ def read_result(path: Path) -> RunResult:
     from tri_serve.errors import UsageError
     from tri_serve.load.results.model import FORMAT, RunResult
 
+    folder = path
     if path.is_dir():
         path = path / "result.json"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
+        raise UsageError(f"{path}: {error.strerror or error}", hint=_runs_in(folder)) from error
     try:
         return RunResult.model_validate_json(data)
     except ValidationError as error:
         raise UsageError(
-            f"{path}: not a result of tri-serve load, format {FORMAT} ({error.error_count()} mistakes)",
+            f"{path}: not a result of tri-serve load, format {FORMAT} ({_mistakes(error.error_count())})",
             hint="result.json of a run's folder is one",
         ) from error
+
+
+def _mistakes(count: int) -> str:
+    return "1 mistake" if count == 1 else f"{count} mistakes"
+
+
+def _runs_in(folder: Path) -> str | None:
+    """What to name in place of a folder that holds the folders of several runs."""
+    runs = sorted(found.parent for found in folder.glob("*/result.json")) if folder.is_dir() else []
+    if not runs:
+        return None
+    return f"it holds {len(runs)} runs, the first in {runs[0]}; all of them: {folder}/*/result.json"
 
 
 def print_reports(paths: Sequence[Path], html: Path | None, vllm_json: Path | None, output: str) -> None:
@@ -148,6 +180,7 @@ def print_knee(found: Knee, folder: Path, output: str) -> None:
             "kept": found.kept,
             "missed": found.missed,
             "ended_because": found.ended_because,
+            "believed": found.last.believed,
             "runs": rows,
         }
         print_data(data, output)
@@ -156,13 +189,15 @@ def print_knee(found: Knee, folder: Path, output: str) -> None:
     print_table(headers, [_knee_row(point) for point in found.points])
     slo = found.points[0].result.verdict.slo
     click.echo()
-    if found.kept is None:
+    if found.kept is None and found.missed is None:
+        click.echo(f"{slo}: no rate could be judged")
+    elif found.kept is None:
         click.echo(f"{slo} was kept at none of the rates")
     elif found.missed is None:
         click.echo(f"{slo} was kept up to {found.kept:g} requests/s")
     else:
         click.echo(f"{slo} was kept at {found.kept:g} requests/s and missed at {found.missed:g}")
-    if found.ended_because:
+    if found.ended_because and found.last.believed:
         click.echo(found.ended_because)
     click.echo(f"runs: {folder}", err=True)
 
@@ -176,7 +211,7 @@ def _knee_row(point: Point) -> tuple[str, ...]:
 
     return (
         f"{point.rate:g}",
-        "kept" if point.kept else "missed",
+        "kept" if point.kept else "missed" if point.believed else "-",
         "-" if share is None else f"{share:.1%}",
         p99("ttft_sched"),
         p99("tpot"),
@@ -186,11 +221,17 @@ def _knee_row(point: Point) -> tuple[str, ...]:
 
 
 def knee_exit_code(found: Knee) -> int:
-    """0 with a knee or a promise that was kept up to the highest rate; else what the last run ended with."""
-    last = found.points[-1]
-    if not last.result.complete:
-        lost = last.result.evidence.processes_lost
-        return last.result.verdict.exit_code if lost else 130
-    if not all(point.believed for point in found.points):
-        return last.result.verdict.exit_code
+    """0 with a knee or a promise that was kept up to the highest rate; else what the last run ended with.
+
+    Raises ClientSaturatedError where that one was not to be believed.
+    """
+    from tri_serve.errors import ClientSaturatedError
+    from tri_serve.load.verdict import error_of
+
+    last = found.last.result
+    if not last.complete:
+        return last.verdict.exit_code if last.evidence.processes_lost else 130
+    if not found.last.believed:
+        error = error_of(last.verdict)
+        raise ClientSaturatedError(found.ended_because, hint=error.hint if error is not None else None)
     return 0 if found.kept is not None else 1

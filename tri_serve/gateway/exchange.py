@@ -201,7 +201,8 @@ class Exchange:
             self.engine_failed(f"status_{status}", f"the engine answered {status}", stale=False)
             return
         self._status = status
-        self._lines = head.lines
+        replica = self._replica
+        self._lines = head.lines if replica is None else head.lines + replica.said_line
         self._length = head.length
         self._streaming = head.streaming
 

@@ -31,7 +31,16 @@ class RosterItem(NamedTuple):
 class Replica(Load):
     """One replica in the book, with its idle connections."""
 
-    __slots__ = ("address", "doubted_until", "idle", "ready", "report", "request_head", "retired")
+    __slots__ = (
+        "address",
+        "doubted_until",
+        "idle",
+        "ready",
+        "report",
+        "request_head",
+        "retired",
+        "said_line",
+    )
 
     def __init__(self, address: ReplicaAddress, engine_key: str | None) -> None:
         super().__init__(address.name, 0)
@@ -45,6 +54,8 @@ class Replica(Load):
         key = f"authorization: Bearer {engine_key}\r\n" if engine_key else ""
         # Everything of a request's head that is the same for every request to this replica.
         self.request_head = f"host: {host}:{address.port}\r\n{key}".encode()
+        self.said_line = f"x-tri-replica: {address.name}\r\n".encode()
+        """Says in an answer's head who gave it."""
 
 
 class Ledger:

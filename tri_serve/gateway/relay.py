@@ -42,6 +42,7 @@ _NOT_RELAYED = frozenset(
         b"transfer-encoding",
         b"upgrade",
         b"x-request-id",
+        b"x-tri-replica",
     )
 )
 

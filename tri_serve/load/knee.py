@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tri_serve.errors import UsageError
 from tri_serve.load.results.model import RunResult
-from tri_serve.load.verdict import fault_of
+from tri_serve.load.verdict import error_of, fault_of
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class Knee:
     """What the search found."""
 
     points: tuple[Point, ...]
-    """In order of their rates."""
+    """In order of their rates; of one rate in the order in which they were made."""
     kept: float | None
     """The highest rate at which the SLO was kept; None if it was kept at none."""
     missed: float | None
     """The lowest rate at which it was not; None if it was kept at all."""
     ended_because: str
     """Why the search went no further; empty where the two are near enough."""
+    last: Point
+    """The run that was made last: what the search ended with."""
 
 
 def find_knee(
@@ -53,8 +55,9 @@ def find_knee(
 ) -> Knee:
     """Search between two rates: doubled until the SLO breaks, then halved in ratio until ``precision`` is reached.
 
-    ``precision`` is the allowed ratio of the two rates, less 1. A run that is not to be believed ends the search:
-    from there on the client is the limit. Raises UsageError for rates that are none.
+    ``precision`` is the allowed ratio of the two rates, less 1. A run that is not to be believed is made once more,
+    since something else on the machine for a moment is no limit; if that one is not either, the search ends: from
+    there on the client is the limit. Raises UsageError for rates that are none.
     """
     if not 0 < lowest <= highest or not math.isfinite(highest):
         raise UsageError(f"the lowest rate {lowest:g} must be above 0 and not above the highest, {highest:g}")
@@ -69,8 +72,10 @@ def find_knee(
             ended = f"stopped: {point.result.stopped_because}"
             break
         if not point.believed:
-            ended = f"at {rate:g} requests/s the figures are not to be believed"
-            break
+            if len(points) > 1 and points[-2].rate == rate:
+                ended = f"at {rate:g} requests/s, tried twice, {_why(point.result)}"
+                break
+            continue
         if point.kept:
             kept = rate
         else:
@@ -84,7 +89,12 @@ def find_knee(
             ended = f"{most_runs} runs were made"
             break
         rate = following
-    return Knee(tuple(sorted(points, key=lambda point: point.rate)), kept, missed, ended)
+    return Knee(tuple(sorted(points, key=lambda point: point.rate)), kept, missed, ended, points[-1])
+
+
+def _why(result: RunResult) -> str:
+    error = error_of(result.verdict)
+    return error.message if error is not None else "the figures are not to be believed"
 
 
 def _next(

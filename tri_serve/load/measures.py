@@ -9,6 +9,8 @@ from tri_serve.load.figures.model import Figures
 
 _LITTLE_NOISE = 2.0
 _QUICK_TTFT_MS = 100.0
+ENOUGH_ANSWERS = 100.0
+"""For a p99 that is not the slowest one."""
 
 
 def slowness(figures: Figures) -> float:
@@ -100,7 +102,10 @@ def busiest(evidence: Evidence, figures: Figures) -> float | None:
 
 
 def few(evidence: Evidence, figures: Figures) -> float | None:
-    return None if evidence.answered is None else 100 / evidence.answered if evidence.answered else math.inf
+    """Answers that there are to be ÷ those there are."""
+    if evidence.answered is None:
+        return None
+    return ENOUGH_ANSWERS / evidence.answered if evidence.answered else math.inf
 
 
 def input_difference(evidence: Evidence, figures: Figures) -> float | None:

@@ -67,7 +67,7 @@ class Record:
     request_id: str = ""
     """The answer's ``x-request-id``, for looking it up in logs."""
     replica: str = ""
-    """Which replica answered, if a head of the answer says so."""
+    """The answer's ``x-tri-replica``: which engine behind a gateway of tri-serve answered."""
     reused: bool = False
     """Sent on a connection that had been used before."""
 

@@ -40,17 +40,21 @@ def _row(threshold: Threshold) -> str:
             ("open loop", threshold.open_loop_only),
             ("closed loop", threshold.closed_loop_only),
             ("where the load is even", threshold.steady_load_only),
+            ("not of a run that was stopped", threshold.whole_runs_only),
             (f"bounds grow {threshold.grows_with}", threshold.grows is not None),
         )
         if told
     ]
     what = threshold.what + (f" ({', '.join(only)})" if only else "")
-    bounds = (_bound(value, threshold.unit) for value in (threshold.suspect, threshold.invalid))
+    bounds = (_bound(value, threshold) for value in (threshold.suspect, threshold.invalid))
     cells = (f"`{threshold.name}`", what, *bounds, threshold.why, threshold.advice)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _bound(value: float, unit: str) -> str:
+def _bound(value: float, threshold: Threshold) -> str:
     if math.isinf(value):
         return "never"
+    if threshold.least is not None:
+        return f"fewer than {threshold.least / value:g}"
+    unit = threshold.unit
     return f"{value * 100:g}%" if unit == "%" else f"{value:g} {unit}".strip().removesuffix(" yes")

@@ -56,6 +56,8 @@ class LoadRun:
     """NAME=URL of metrics pages."""
     records: str = "full"
     save_vllm_json: bool = False
+    save_detailed: bool = False
+    """vllm.json with an entry for each request."""
     ca_file: Path | None = None
     insecure: bool = False
     token_ids: bool = False
@@ -80,6 +82,7 @@ class LoadRun:
         words += [f"--set={entry}" for entry in self.sets] + [f"--scrape={entry}" for entry in self.scrape]
         for name, on in (
             ("--save-vllm-json", self.save_vllm_json),
+            ("--save-detailed", self.save_detailed),
             ("--insecure", self.insecure),
             ("--token-ids", self.token_ids),
         ):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ def trial_of(kind: Kind, result: RunResult, mock_cpu_share: float | None) -> Tri
         mock_cpu_share=mock_cpu_share,
         ttft_p50_above_ms=ttft.p50 - TTFT_MS if ttft is not None else None,
         believed=sent and not own and not server and not full,
-        doubts=tuple(f"{reason.what}: {reason.figure}" for reason in (*own, *server)),
+        doubts=tuple(reason.said for reason in (*own, *server)),
         mock_was_full=full,
     )
 
@@ -234,7 +235,8 @@ def selftest(*, cpu: str, cores: int, say: Say) -> Ceiling:
 
         def told(kind: Kind, rate: float) -> Trial:
             trial = attempt(kind, rate)
-            say(trial_line(trial))
+            for line in trial_lines(trial):
+                say(line)
             return trial
 
         say(HEADING)
@@ -260,6 +262,19 @@ def trial_line(trial: Trial) -> str:
         f"{ms(trial.dispatch_lag_p99_ms):>11} {ms(trial.loop_lag_p99_ms):>10} "
         f"{share(trial.cpu_share):>7} {share(trial.cpu_wait_share):>7} {share(trial.mock_cpu_share):>5}  {word}"
     )
+
+
+def trial_lines(trial: Trial) -> list[str]:
+    """One trial, and what speaks against it where something does."""
+    doubts = [] if trial.believed else trial.doubts
+    return [
+        trial_line(trial),
+        *(
+            line
+            for doubt in doubts
+            for line in textwrap.wrap(doubt, 80, initial_indent="    ", subsequent_indent="      ")
+        ),
+    ]
 
 
 def ceiling_lines(ceiling: Ceiling) -> list[str]:

@@ -38,6 +38,11 @@ class Threshold:
     open_loop_only: bool = False
     steady_load_only: bool = False
     closed_loop_only: bool = False
+    whole_runs_only: bool = False
+    """Not of a run that was stopped, which is what the advice would be for."""
+    least: float | None = None
+    """Of something of which there is to be at least so much: the measure is ``least`` ÷ what there is, and a report
+    says what there is."""
     grows: Callable[[Figures], float] | None = None
     """What both bounds are multiplied by, 1 or more; none: nothing."""
     grows_with: str = ""
@@ -115,13 +120,14 @@ THRESHOLDS: tuple[Threshold, ...] = (
         "records-lost", "client", "requests whose record could not be written",
         lambda evidence, figures: measures.number(evidence.records_lost), 0.0, _NEVER, "",
         "the figures have them, the files do not",
-        "free space where --output points to",
+        "free space where the run's folder lies (--output-dir)",
     ),
     Threshold(
         "not-sent", "client", "requests that were due and were not sent",
         measures.not_sent, 0.001, 0.02, "%",
         "the load was lighter than it is said to be; at 2% a queue near its limit is another one",
-        "raise most_open if the server was slow, else: " + _MORE_CLIENT, open_loop_only=True,
+        "raise most_open (beside a rate, --max-concurrency) if the server was slow, else: " + _MORE_CLIENT,
+        open_loop_only=True,
     ),
     Threshold(
         "littles-law", "load", "requests open on average against completions × time (N = X·R), beyond chance",
@@ -156,16 +162,16 @@ THRESHOLDS: tuple[Threshold, ...] = (
         closed_loop_only=True,
     ),
     Threshold(
-        "few", "load", "100 answers, against those there are",
-        measures.few, 1.0, _NEVER, "×",
+        "few", "load", "answers",
+        measures.few, 1.0, _NEVER, "",
         "of fewer than 100 the p99 is the slowest one",
-        "lengthen the window, or read medians only",
+        "lengthen the window, or read medians only", least=measures.ENOUGH_ANSWERS,
     ),
     Threshold(
         "cancelled", "load", "requests of the window still running at the end, left out of every figure",
         measures.cancelled, 0.02, _NEVER, "%",
         "the longest ones are the ones left out",
-        "raise grace",
+        "raise grace", whole_runs_only=True,
     ),
     Threshold(
         "stopped", "load", "the run was stopped before its end",

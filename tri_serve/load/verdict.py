@@ -62,9 +62,18 @@ class Reason(VerdictModel):
     """What was found, with its unit."""
     threshold: str
     """What is allowed."""
+    at_least: bool = False
+    """Whether ``threshold`` is what there is to be at least, not at most."""
     why: str
     advice: str
     """What to do."""
+
+    @property
+    def said(self) -> str:
+        """What was found against what is allowed, in one line."""
+        if self.at_least:
+            return f"{self.figure} {self.what}; {self.threshold} are wanted"
+        return f"{self.what}: {self.figure}; allowed {self.threshold}"
 
 
 class Verdict(VerdictModel):
@@ -131,7 +140,7 @@ def error_of(verdict: Verdict) -> TriServeError | None:
     if verdict.exit_code == ClientSaturatedError.exit_code:
         reason = _first_invalid(verdict)
         return ClientSaturatedError(
-            f"the figures are not to be believed: {reason.what}: {reason.figure}, allowed is {reason.threshold}",
+            f"the figures are not to be believed: {reason.said}",
             hint=reason.advice,
         )
     if verdict.exit_code == ServerUnhealthyError.exit_code:
@@ -144,16 +153,18 @@ def error_of(verdict: Verdict) -> TriServeError | None:
 
 def judged_value(threshold: Threshold, evidence: Evidence, figures: Figures) -> tuple[str, str, str]:
     """For a report's table: what was found, above what it is doubted, above what it is not believed."""
+    value = threshold.measure(evidence, figures)
     if not _is_meant(threshold, evidence):
         found = "does not apply"
+    elif value is None:
+        found = "not measured"
     else:
-        value = threshold.measure(evidence, figures)
-        found = "not measured" if value is None else _with_unit(value, threshold.unit)
+        found = _told(threshold, value)
     suspect, invalid = threshold.bounds(figures)
     return (
         found,
-        _with_unit(suspect, threshold.unit),
-        "–" if math.isinf(invalid) else _with_unit(invalid, threshold.unit),
+        f"fewer than {_told(threshold, suspect)}" if threshold.least else _told(threshold, suspect),
+        "–" if math.isinf(invalid) else _told(threshold, invalid),
     )
 
 
@@ -172,6 +183,8 @@ def _is_meant(threshold: Threshold, evidence: Evidence) -> bool:
         return False
     if threshold.closed_loop_only and evidence.open_loop is not False:
         return False
+    if threshold.whole_runs_only and evidence.stopped_early:
+        return False
     return not (threshold.steady_load_only and evidence.steady_load is False)
 
 
@@ -182,14 +195,26 @@ def _reason(threshold: Threshold, value: float, bounds: tuple[float, float]) -> 
         level=Level.INVALID if invalid else Level.SUSPECT,
         cause=threshold.cause,
         what=threshold.what,
-        figure=_with_unit(value, threshold.unit),
-        threshold=_with_unit(bounds[1] if invalid else bounds[0], threshold.unit),
+        figure=_told(threshold, value),
+        threshold=_told(threshold, bounds[1] if invalid else bounds[0]),
+        at_least=threshold.least is not None,
         why=threshold.why,
         advice=threshold.advice,
     )
 
 
 def _nothing_answered(figures: Figures) -> Reason:
+    if not figures.scheduled:
+        return Reason(
+            name="nothing-due",
+            level=Level.INVALID,
+            cause="load",
+            what="requests that were due in the window",
+            figure="0",
+            threshold="1 or more",
+            why="there is nothing to make figures of",
+            advice="lengthen the window, or raise the rate",
+        )
     return Reason(
         name="nothing-answered",
         level=Level.INVALID,
@@ -201,6 +226,13 @@ def _nothing_answered(figures: Figures) -> Reason:
         why="there is nothing to make figures of",
         advice="see what failed; ask the server once by hand: tri-serve chat, or curl",
     )
+
+
+def _told(threshold: Threshold, value: float) -> str:
+    """A measure with its unit, or what there is of a thing that there is to be enough of."""
+    if threshold.least is not None:
+        return f"{threshold.least / value:,.0f}"
+    return _with_unit(value, threshold.unit)
 
 
 def _with_unit(value: float, unit: str) -> str:

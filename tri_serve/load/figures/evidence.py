@@ -29,7 +29,7 @@ def evidence_of(
     return Evidence(
         open_loop=open_loop,
         steady_load=steady_load,
-        stopped_early=not whole_window,
+        stopped_early=collector.stopped,
         window_seconds=seconds,
         dispatch_lag_p50_ms=lag.p50 if lag.count else None,
         dispatch_lag_p99_ms=lag.p99 if lag.count else None,

@@ -186,6 +186,11 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def tenths(value: float) -> str:
+    """With one decimal, and no sign before a zero."""
+    return f"{round(value, 1) + 0.0:.1f}"
+
+
 def _series(series: Series, x: _Scale, y: _Scale) -> str:
     if series.marks:
         labels = list(series.labels) or [""] * len(series.points)
@@ -244,7 +249,7 @@ def stack(parts: Sequence[tuple[str, float]], unit: str) -> str:
     segments, legend, at = [], [], 0.0
     for style, (name, value) in zip(_STACK_STYLES, parts, strict=False):
         width = max(0.0, value) / total * 100
-        said = f"{escape(name)}: {value:.1f} {escape(unit)}"
+        said = f"{escape(name)}: {tenths(value)} {escape(unit)}"
         segments.append(
             f'<rect class="bar s{style}" x="{at:.2f}" y="0" width="{width:.2f}" height="10">'
             f"<title>{said}</title></rect>"

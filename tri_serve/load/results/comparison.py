@@ -35,7 +35,7 @@ class Difference(BaseModel):
     high: float | None
     """95 % interval of ``change``; None without one."""
     direction: Direction
-    """By more than chance: the interval does not hold 0, or only one side has the figure at all."""
+    """By more than chance and 1 %: the interval does not hold 0, or only one side has the figure at all."""
     judged: bool
     """Whether it can be a regression; a percentile of too few requests cannot."""
 

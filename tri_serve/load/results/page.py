@@ -7,10 +7,11 @@ from html import escape
 
 from tri_serve.load.figures.model import Distribution, Figures
 from tri_serve.load.results.charts import number, stack
+from tri_serve.load.results.load_words import load_words
 from tri_serve.load.results.model import RunResult, ServerSide
 from tri_serve.load.results.page_style import STYLE
 from tri_serve.load.results.plots import charts
-from tri_serve.load.results.text import beside, replacements
+from tri_serve.load.results.text import answered_by, beside, goodput_of, replacements
 from tri_serve.load.thresholds import THRESHOLDS
 from tri_serve.load.verdict import SLO_SHARE, Level, Verdict, judged_value
 
@@ -43,9 +44,12 @@ def _body(result: RunResult, others: Sequence[RunResult], title: str) -> Iterato
         f'<p class="soft">{escape(result.target.url)} · {escape(result.started_at)} · run {escape(result.run)} · '
         f"{result.seconds:.1f} s, {result.figures.window_seconds:.1f} s of them counted</p>"
     )
+    load = load_words(result.scenario.resolved)
+    if load:
+        yield f'<p class="soft">Load: {escape(load)}</p>'
     if not result.complete:
         yield f"<p><b>Partial:</b> stopped before its end. {escape(result.stopped_because)}</p>"
-    yield _verdict(result.verdict, result.figures)
+    yield _verdict(result)
     yield from (f"<p>{escape(words)}</p>" for words in beside(result))
     yield _tiles(result.figures)
     if result.server_side is not None and result.server_side.ttft_split:
@@ -63,11 +67,11 @@ def _body(result: RunResult, others: Sequence[RunResult], title: str) -> Iterato
     yield from _how(result)
 
 
-def _verdict(verdict: Verdict, figures: Figures) -> str:
+def _verdict(result: RunResult) -> str:
+    verdict = result.verdict
     reasons = "".join(
-        f"<li>{reason.level.value} ({reason.cause}): {escape(reason.what)}: <b>{escape(reason.figure)}</b>, "
-        f'allowed {escape(reason.threshold)}.<br><span class="soft">{escape(reason.why)}. '
-        f"Do: {escape(reason.advice)}.</span></li>"
+        f"<li>{reason.level.value} ({reason.cause}): <b>{escape(reason.said)}</b>."
+        f'<br><span class="soft">{escape(reason.why)}. Do: {escape(reason.advice)}.</span></li>'
         for reason in verdict.reasons
     )
     listed = f"<ul>{reasons}</ul>" if reasons else ""
@@ -75,14 +79,16 @@ def _verdict(verdict: Verdict, figures: Figures) -> str:
     said = f'<p class="note">Not measured: {escape(missing)}</p>' if missing else ""
     return (
         f'<section class="verdict {verdict.level.value}"><strong>{verdict.level.value}</strong> '
-        f"{_SAID[verdict.level]}{_slo(verdict, figures)}{listed}{said}</section>"
+        f"{_SAID[verdict.level]}{_slo(verdict, result.figures, complete=result.complete)}{listed}{said}</section>"
     )
 
 
-def _slo(verdict: Verdict, figures: Figures) -> str:
+def _slo(verdict: Verdict, figures: Figures, *, complete: bool) -> str:
     if not verdict.slo:
         return ""
     word = {True: "met", False: "missed", None: "not judged"}[verdict.slo_met]
+    if not complete:
+        word += " in the part that was run"
     share = figures.goodput.share
     kept = (
         "" if share is None else f": kept by {share:.1%} of {figures.goodput.of:,}, {SLO_SHARE:.0%} is asked"
@@ -96,7 +102,7 @@ def _tiles(figures: Figures) -> str:
         (
             "Goodput",
             "–" if figures.goodput.share is None else f"{figures.goodput.share:.1%}",
-            "of all that was due",
+            goodput_of(figures),
         ),
         ("Output", f"{figures.steady.output_tokens_per_second:,.1f}", "tokens a second, steady"),
         (
@@ -153,6 +159,8 @@ def _requests(figures: Figures) -> Iterator[str]:
     yield "<h2>Requests</h2>"
     rows = [[name, f"{count:,}"] for name, count in figures.outcomes.items() if count or name == "ok"]
     yield _table(("outcome", "requests"), rows)
+    if len(figures.replicas) > 1:
+        yield f"<p>Answered by {escape(answered_by(figures))}.</p>"
     if figures.failure_details:
         rows = [[f"{count:,}", detail] for detail, count in figures.failure_details.items()]
         if figures.details_left_out:

@@ -54,6 +54,10 @@ th { color: var(--soft); font-weight: 600; }
 pre { background: var(--panel); padding: .8rem; overflow-x: auto; font-size: .82rem; }
 code { overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--soft); }
+@media (max-width: 40rem) {
+  table { font-size: .76rem; } th, td { padding: .2rem .3rem; white-space: normal; overflow-wrap: anywhere; }
+  td.text, th.text { min-width: 7rem; }
+}
 @media print {
   :root { --page: #fff; --panel: #fff; --ink: #000; --soft: #444; --rule: #bbb; --shade: #eee;
     --s1: #1f6fd1; --s2: #c9580c; --s3: #12806f; --s4: #b3202f; --s5: #7a49b8;

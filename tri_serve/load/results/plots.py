@@ -37,7 +37,7 @@ def charts(result: RunResult, others: Sequence[RunResult] = ()) -> list[str]:
         _ttft_over_time(result.figures),
         _tokens_over_time(result.figures),
         _open_over_time(result.figures),
-        _against_latency(result, others),
+        *_against_latency(result, others),
     ]
     if any(slot.failed or slot.unsent for slot in result.figures.slots):
         drawn.append(_failures_over_time(result.figures))
@@ -100,7 +100,8 @@ def _open_over_time(figures: Figures) -> Chart:
     )
 
 
-def _against_latency(result: RunResult, others: Sequence[RunResult]) -> Chart:
+def _against_latency(result: RunResult, others: Sequence[RunResult]) -> list[Chart]:
+    """None of a single point, which lies against nothing."""
     if others:
         runs = sorted((result, *others), key=lambda run: run.figures.steady.output_tokens_per_second)
         runs = [run for run in runs if "ttft_sched" in run.figures.latencies]
@@ -127,7 +128,9 @@ def _against_latency(result: RunResult, others: Sequence[RunResult]) -> Chart:
         labels = [f"{slot.at:g} s" for slot in slots]
         series = [Series("slots of the window", points, 1, marks=True, labels=labels)]
         note = "One point a slot of the window: its throughput and its median TTFT."
-    return Chart("Throughput against latency", note, "output tok/s", "TTFT, ms", series)
+    if all(len(it.points) < 2 for it in series):
+        return []
+    return [Chart("Throughput against latency", note, "output tok/s", "TTFT, ms", series)]
 
 
 def _failures_over_time(figures: Figures) -> Chart:

@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Iterator
 
 from tri_serve.load.figures.model import Distribution, Figures, Throughput
+from tri_serve.load.results.charts import tenths
+from tri_serve.load.results.load_words import load_words
 from tri_serve.load.results.model import RunResult, ServerSide
 from tri_serve.load.verdict import SLO_SHARE, Level, Verdict
 
@@ -36,10 +38,13 @@ def report(result: RunResult) -> str:
 def _lines(result: RunResult) -> Iterator[str]:
     target = result.target
     yield f"{result.scenario.name} against {target.url} ({target.model})"
+    load = load_words(result.scenario.resolved)
+    if load:
+        yield from _wrapped(load, "load: ", "      ")
     if not result.complete:
         yield f"PARTIAL: stopped before its end: {result.stopped_because or 'no reason is known'}"
     yield ""
-    yield from verdict_lines(result.verdict, result.figures)
+    yield from verdict_lines(result.verdict, result.figures, complete=result.complete)
     yield from (line for words in beside(result) for line in _wrapped(words, "  ", "  "))
     yield ""
     yield from _requests(result.figures)
@@ -57,8 +62,9 @@ def _lines(result: RunResult) -> Iterator[str]:
         yield from _wrapped(remark, "note: ", "      ")
 
 
-def verdict_lines(verdict: Verdict, figures: Figures) -> Iterator[str]:
-    """The verdict with what speaks against the figures, and whether the promise was kept."""
+def verdict_lines(verdict: Verdict, figures: Figures, *, complete: bool = True) -> Iterator[str]:
+    """The verdict with what speaks against the figures, and whether the promise was kept; not ``complete``: in the
+    part of the run that there is."""
     words = {
         Level.VALID: "nothing speaks against these figures",
         Level.SUSPECT: "read these figures with care",
@@ -66,7 +72,7 @@ def verdict_lines(verdict: Verdict, figures: Figures) -> Iterator[str]:
     }
     yield f"{verdict.level.value}: {words[verdict.level]}"
     for place, reason in enumerate(verdict.reasons):
-        line = f"{reason.level.value} ({reason.cause}): {reason.what}: {reason.figure}; allowed {reason.threshold}"
+        line = f"{reason.level.value} ({reason.cause}): {reason.said}"
         yield from _wrapped(line, "  - ", "    ")
         after = verdict.reasons[place + 1].advice if place + 1 < len(verdict.reasons) else ""
         if reason.advice != after:
@@ -81,6 +87,8 @@ def verdict_lines(verdict: Verdict, figures: Figures) -> Iterator[str]:
             else f"kept by {100 * share:.1f}% of {figures.goodput.of}"
         )
         said = {True: "MET", False: "MISSED", None: "NOT JUDGED"}[verdict.slo_met]
+        if not complete:
+            said += " in the part that was run"
         yield from _wrapped(f"{verdict.slo}: {said}, {kept} ({SLO_SHARE:.0%} is asked)", "SLO ", "    ")
 
 
@@ -110,9 +118,15 @@ def _requests(figures: Figures) -> Iterator[str]:
         "requests    ",
         " " * 12,
     )
+    if len(figures.replicas) > 1:
+        yield from _wrapped(answered_by(figures), "by replica  ", " " * 12)
     goodput = figures.goodput
     if goodput.share is not None and goodput.per_second is not None:
-        yield f"goodput     {100 * goodput.share:.1f}% of all that was due, {goodput.per_second:.2f}/s"
+        yield from _wrapped(
+            f"{100 * goodput.share:.1f}% {goodput_of(figures)}, {goodput.per_second:.2f}/s",
+            "goodput     ",
+            " " * 12,
+        )
     yield f"steady      {_rates(figures.steady)}"
     yield f"whole run   {_rates(figures.whole)}"
     tokens = figures.input_tokens
@@ -133,6 +147,19 @@ def _requests(figures: Figures) -> Iterator[str]:
         yield from _wrapped(f"{count:,} x {detail}", "failed      ", " " * 12)
     if figures.details_left_out:
         yield f"failed      {figures.details_left_out:,} x other reasons"
+
+
+def goodput_of(figures: Figures) -> str:
+    """What the share of goodput is of."""
+    left_out = figures.scheduled - figures.goodput.of
+    if left_out <= 0:
+        return "of all that was due"
+    return f"of {figures.goodput.of:,} of the {figures.scheduled:,} due: {left_out:,} cancelled are left out"
+
+
+def answered_by(figures: Figures) -> str:
+    """How many requests each replica answered, the busiest first."""
+    return ", ".join(f"{name} {count:,}" for name, count in figures.replicas.items())
 
 
 def replacements(figures: Figures) -> str:
@@ -187,7 +214,7 @@ def _groups(figures: Figures) -> Iterator[str]:
 
 def _server(server: ServerSide) -> Iterator[str]:
     if server.ttft_split:
-        parts = " + ".join(f"{part.name} {part.mean_ms:.1f}" for part in server.ttft_split)
+        parts = " + ".join(f"{part.name} {tenths(part.mean_ms)}" for part in server.ttft_split)
         yield from _wrapped(f"{parts} ms", "TTFT        ", " " * 12)
     said = [
         ("KV cache", None if server.kv_use_max is None else f"{100 * server.kv_use_max:.0f}% at most"),

@@ -101,11 +101,17 @@ def _find(name_or_path: str) -> Path:
     names = scenario_names()
     if name_or_path in names:
         return scenario_folder() / f"{name_or_path}{SUFFIX}"
+    lists = "tri-serve load scenarios lists them"
+    if Path(name_or_path).is_dir():
+        raise UsageError(
+            f"{name_or_path!r} is a folder, and no scenario", hint=f"{lists}; a file: ./mine{SUFFIX}"
+        )
     close = difflib.get_close_matches(name_or_path, names, n=1, cutoff=0.4)
     ask = f"; the nearest is {close[0]}" if close else ""
+    file = name_or_path if Path(name_or_path).is_file() else f"{name_or_path}{SUFFIX}"
     raise UsageError(
         f"no scenario is named {name_or_path!r}{ask}",
-        hint=f"tri-serve load scenarios lists them; a file is written with its folder: ./{name_or_path}{SUFFIX}",
+        hint=f"{lists}; a file is written with its folder: ./{file}",
     )
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from tri_serve.errors import UsageError
 from tri_serve.load.scenario.models import Constant, Gamma, Poisson, Spike
 from tri_serve.load.scenario.reading import read_scenario
-from tri_serve.spec.fields import DURATION_PATTERN
+from tri_serve.spec.fields import DURATION_PATTERN, parse_duration
 
-_MOST_RATE = 100_000
-"""As scenario/models.py has it."""
+_MOST_RATE = _MOST_USERS = 100_000
+_MOST_REQUESTS, _MOST_OPEN, _MOST_SEED = 100_000_000, 1_000_000, 2**63 - 1
+_MOST_SECONDS = 86_400.0
+"""As scenario/models.py has them."""
 
 
 @dataclass(frozen=True)
@@ -39,36 +41,53 @@ class Short:
             ("--warm-up", "warm_up", self.warm_up),
         ):
             if text:
-                changed.append(f"{key}={_duration(option, text)}")
-        for option, key, text in (
-            ("--num-prompts", "requests", self.num_prompts),
-            ("--seed", "seed", self.seed),
+                changed.append(f"{key}={_duration(option, text, zero=key == 'warm_up')}")
+        for option, key, text, least, limit in (
+            ("--num-prompts", "requests", self.num_prompts, 1, _MOST_REQUESTS),
+            ("--seed", "seed", self.seed, 0, _MOST_SEED),
         ):
             if text:
-                changed.append(f"{key}={_whole(option, text, least=0 if key == 'seed' else 1)}")
+                changed.append(f"{key}={_whole(option, text, least=least, most=limit)}")
         if self.request_rate:
             rate = _rate(self.request_rate)
             arrivals = read_scenario(scenario, tuple(sets)).scenario.arrivals
             keeps = isinstance(arrivals, Constant | Poisson | Gamma | Spike)
             changed.append(f"arrivals.rate={rate}" if keeps else f"arrivals={{kind: poisson, rate: {rate}}}")
         if self.max_concurrency:
-            most = _whole("--max-concurrency", self.max_concurrency, least=1)
+            self._refuse_rates(sets)
+            limit = _MOST_OPEN if self.request_rate else _MOST_USERS
+            most = _whole("--max-concurrency", self.max_concurrency, least=1, most=limit)
             closed = f"arrivals={{kind: closed, users: {most}}}"
             changed.append(f"most_open={most}" if self.request_rate else closed)
         return (*changed, *sets)
 
+    def _refuse_rates(self, sets: Sequence[str]) -> None:
+        """A rate by --set is meant for arrivals that --max-concurrency alone takes away."""
+        for entry in sets:
+            key, _, value = (part.strip() for part in entry.partition("="))
+            if key == "arrivals.rate" and not self.request_rate:
+                raise UsageError(
+                    f"--set {entry}: the closed loop of --max-concurrency {self.max_concurrency} has no rate",
+                    hint=f"--request-rate {value} --max-concurrency {self.max_concurrency} sends at that rate, "
+                    "with at most so many open",
+                )
 
-def _duration(option: str, text: str) -> str:
+
+def _duration(option: str, text: str, *, zero: bool) -> str:
     if re.fullmatch(DURATION_PATTERN, text):
-        return text
+        seconds = parse_duration(text)
+        if isinstance(seconds, float) and (0 if zero else 1e-9) <= seconds <= _MOST_SECONDS:
+            return text
+        least = "from 0 on" if zero else "above 0"
+        raise UsageError(f"{option} {text}: a duration {least} and up to a day is allowed")
     if re.fullmatch(r"\d+(\.\d+)?", text):
         raise UsageError(f"{option} {text}: a duration without a unit; write {text}s, {text}ms or {text}m")
     raise UsageError(f"{option} {text}: not a duration; write it as 500ms, 60s, 2m or 1h")
 
 
-def _whole(option: str, text: str, *, least: int) -> int:
-    if not re.fullmatch(r"\d{1,18}", text) or int(text) < least:
-        raise UsageError(f"{option} {text}: a whole number from {least} on is allowed")
+def _whole(option: str, text: str, *, least: int, most: int) -> int:
+    if not re.fullmatch(r"\d{1,19}", text) or not least <= int(text) <= most:
+        raise UsageError(f"{option} {text}: a whole number from {least} to {most} is allowed")
     return int(text)
 
 

@@ -23,7 +23,7 @@ from tri_serve.load.swarm.leader import Gathered, Leader
 from tri_serve.load.swarm.member import DONE, GO, LIVE, PREPARE, PREPARED, REFUSED, STOP, Member
 from tri_serve.load.swarm.options import form_options, key_goes_to, key_of
 from tri_serve.load.swarm.order import RunOrder
-from tri_serve.load.swarm.outcome import INTERRUPTED, Finished, finish
+from tri_serve.load.swarm.outcome import Finished, NothingMeasuredError, finish
 from tri_serve.load.swarm.preparing import Prepared, prepare
 from tri_serve.load.swarm.report import About
 from tri_serve.load.swarm.server_watch import ServerWatch
@@ -204,7 +204,13 @@ class Host:
             )
         if gathered is None or not gathered.shares:
             raise NothingMeasuredError("the run ended before anything was measured")
-        finished = finish(gathered, about, watch.history, vllm_json=self._start.save_vllm_json)
+        finished = finish(
+            gathered,
+            about,
+            watch.history,
+            vllm_json=self._start.save_vllm_json or self._start.save_detailed,
+            detailed=self._start.save_detailed,
+        )
         self.teller.ended(finished)
         return finished
 
@@ -273,12 +279,6 @@ class Host:
             exception=None if record.ok else RequestFailedError(record.outcome.value),
             context={},
         )
-
-
-class NothingMeasuredError(TriServeError):
-    """The run ended before its first request."""
-
-    exit_code = INTERRUPTED
 
 
 def _exit_code(error: TriServeError) -> int:

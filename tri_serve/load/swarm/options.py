@@ -66,6 +66,13 @@ def add_options(parser: Any) -> None:
     add("--records", "Per-request file.", web=False, choices=["full", "short", "none"], default="full")
     add("--save-vllm-json", "Write vllm.json too.", web=False, action="store_true", default=False)
     add(
+        "--save-detailed",
+        "Write vllm.json with lists that have an entry for each request.",
+        web=False,
+        action="store_true",
+        default=False,
+    )
+    add(
         "--scrape",
         "gateway=URL or NAME=URL of a metrics page; can be repeated.",
         web=False,

@@ -11,8 +11,9 @@ from locust.event import Events
 from locust.runners import WorkerRunner
 
 from tri_serve.errors import TriServeError
-from tri_serve.load.swarm.host import Host, NothingMeasuredError
+from tri_serve.load.swarm.host import Host
 from tri_serve.load.swarm.options import add_options, take_over
+from tri_serve.load.swarm.outcome import NothingMeasuredError
 from tri_serve.load.swarm.telling import PROGRESS_FD, Teller
 
 _ATTRIBUTE = "tri_serve_host"

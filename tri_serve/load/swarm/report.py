@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tri_serve.errors import UsageError
 from tri_serve.load.client_health import ClientHealth, ProcessHealth
 from tri_serve.load.evidence import Evidence
 from tri_serve.load.figures.collector import Collector
@@ -18,6 +19,7 @@ from tri_serve.load.figures.model import Figures
 from tri_serve.load.figures.summary import histograms, summarise
 from tri_serve.load.results.model import RunResult, ScenarioUsed, ServerSide, TargetUsed, WorkloadUsed
 from tri_serve.load.results.page import page
+from tri_serve.load.results.record_file import read_records
 from tri_serve.load.results.vllm_json import vllm_json as as_vllm
 from tri_serve.load.scenario.models import ClosedLoop, Constant, Conversations, Gamma, Poisson, Scenario
 from tri_serve.load.server_side.changes import Span
@@ -157,8 +159,8 @@ class Written:
     remarks: tuple[str, ...]
 
 
-def write_files(result: RunResult, folder: Path, *, vllm_json: bool) -> Written:
-    """Write result.json, report.html, the scenario and, where wanted, vllm.json.
+def write_files(result: RunResult, folder: Path, *, vllm_json: bool, detailed: bool = False) -> Written:
+    """Write result.json, report.html, the scenario and, where wanted, vllm.json; ``detailed``: with its lists.
 
     What cannot be written is a remark and no error: the figures are shown whatever the disk says.
     """
@@ -182,5 +184,11 @@ def write_files(result: RunResult, folder: Path, *, vllm_json: bool) -> Written:
     write("scenario.yaml", result.scenario.text)
     write("report.html", page(result))
     if vllm_json:
-        write("vllm.json", json.dumps(as_vllm(result), indent=1))
+        records = None
+        if detailed:
+            try:
+                records = [record for name in result.records for record in read_records(folder / name)]
+            except UsageError as error:
+                remarks.append(f"vllm.json has no lists of single requests: {error}")
+        write("vllm.json", json.dumps(as_vllm(result, records), indent=1))
     return Written(path, tuple(remarks))

@@ -344,6 +344,7 @@ class _Exchange:
             record.head = reader.head_time
             record.status = reader.status
             record.request_id = reader.headers.get(b"x-request-id", b"")[:128].decode("latin-1")
+            record.replica = reader.headers.get(b"x-tri-replica", b"")[:64].decode("latin-1")
             kind = reader.headers.get(b"content-type", b"").lower()
             self._streams = reader.status == 200 and kind.startswith(b"text/event-stream")
         # Where a killed greenlet was in the middle of it.

@@ -60,7 +60,7 @@ def load() -> None:
     show_default=True,
     help="The file with a line for each request: with the time of every event, without, or no file.",
 )
-@output_option()
+@output_option(instead=" A folder is named with --output-dir.")
 def run(
     load: LoadOptions,
     request_rate: str,
@@ -143,7 +143,7 @@ def _executed(run: LoadRun, number: int = 1, of: int = 1) -> RunOutcome:
     metavar="DIR",
     help="Where each run's folder goes. [default: a new folder under ~/.local/state]",
 )
-@output_option()
+@output_option(instead=" A folder is named with --output-dir.")
 def knee(
     load: LoadOptions,
     lowest: float,

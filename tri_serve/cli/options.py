@@ -177,14 +177,32 @@ def release_option(command: Command) -> Command:
     )(command)
 
 
-def output_option(default: str = "table") -> Callable[[Command], Command]:
-    """-o/--output table|json|yaml and --json, passed on as ``output``: one of the three words."""
+class _Form(click.Choice[str]):
+    """table, json or yaml; ``instead`` is said to who names something else."""
+
+    def __init__(self, instead: str) -> None:
+        super().__init__(["table", "json", "yaml"])
+        self._instead = instead
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            error.message += self._instead
+            raise
+
+
+def output_option(default: str = "table", *, instead: str = "") -> Callable[[Command], Command]:
+    """-o/--output table|json|yaml and --json, passed on as ``output``: one of the three words.
+
+    ``instead``: the end of the line that refuses another word, such as which option takes a folder.
+    """
 
     def decorate(command: Command) -> Command:
         @click.option(
             "-o",
             "--output",
-            type=click.Choice(["table", "json", "yaml"]),
+            type=_Form(instead),
             default=default,
             show_default=True,
             envvar="TRI_SERVE_OUTPUT",

@@ -110,9 +110,16 @@ def question_options(command: Command) -> Command:
     metavar="FILE",
     help="Write the plan as a page with pictures too.",
 )
+@click.option("--force", is_flag=True, help="Replace the file of --html if it exists.")
 @output_option()
 def show(
-    selection: SpecSelection, gpu: str, asked: Asked, explain: bool, html: Path | None, output: str
+    selection: SpecSelection,
+    gpu: str,
+    asked: Asked,
+    explain: bool,
+    html: Path | None,
+    force: bool,
+    output: str,
 ) -> int:
     """Show what fits, how fast, and which command starts it.
 
@@ -129,12 +136,11 @@ def show(
     print_notes(found.notes)
     print_notices(found.notices)
     if html is not None:
+        from tri_serve.cli.config import write_file
         from tri_serve.plan.page import page
 
-        html.write_text(
-            page(found.plan, title=found.title, start=found.start, terms=found.notices, notes=found.notes),
-            encoding="utf-8",
-        )
+        text = page(found.plan, title=found.title, start=found.start, terms=found.notices, notes=found.notes)
+        write_file(html, text, force=force)
         click.echo(f"wrote {html}", err=True)
     if output != "table":
         print_data(found.plan.model_dump(mode="json"), output)

@@ -26,6 +26,8 @@ from tri_serve.spec.secrets import mask_text
 MOST_PLANS = 256
 """Of one sweep: more is a mistyped list, and no table that anybody reads."""
 _PRESET, _GPU = "preset", "gpu"
+_USERS, _KV, _ALONE, _TOGETHER = "users", "KV tokens", "one alone", "all together"
+_ENGINES, _IN_SLO, _COST = "engines", "users in SLO", "cost/M out"
 
 Values = Mapping[str, str]
 
@@ -74,8 +76,9 @@ def print_compared(rows: Sequence[Row]) -> None:
     """One line a GPU, then why those do not work that do not."""
     answers = _answers(rows)
     _print_notes(answers)
-    heads = [Column("gpu"), Column("each", number=True), *_heads(answers)]
-    _print(heads, [[*_device(row), *_cells(row)] for row in rows])
+    heads = _heads(answers)
+    shown = [Column("gpu"), Column("each", number=True), *_numbers(heads)]
+    _print(shown, [[*_device(row), *_cells(row, heads)] for row in rows])
     _print_refusals(rows)
     _print_evidence(answers)
 
@@ -109,8 +112,9 @@ def print_swept(keys: Sequence[str], plans: Sequence[tuple[Values, Row]]) -> Non
     answers = _answers([row for _, row in plans])
     _print_notes(answers)
     short = [key.rpartition(".")[2] for key in keys]
-    heads = [*(Column(name) for name in short), *_heads(answers)]
-    _print(heads, [[*values.values(), *_cells(row)] for values, row in plans])
+    heads = _heads(answers)
+    shown = [*(Column(name) for name in short), *_numbers(heads)]
+    _print(shown, [[*values.values(), *_cells(row, heads)] for values, row in plans])
     _print_refusals([row for _, row in plans])
     _print_evidence(answers)
 
@@ -154,16 +158,23 @@ def _key(name: str) -> str:
     )
 
 
-def _heads(answers: Sequence[Answer]) -> list[Column]:
-    heads = ["users", "KV tokens", "one alone", "all together"]
+def _heads(answers: Sequence[Answer]) -> list[str]:
+    """The columns that the rows have together: a row without one of them has a dash there."""
     demands = [found.plan.demand for found in answers if found.plan.demand is not None]
+    speeds = [_ALONE, _TOGETHER]
     if demands:
         # What a load takes is the question then, and a terminal has 80 columns.
-        heads = [*heads[:1], *heads[2:], "engines"]
+        heads = [_USERS, *speeds, _ENGINES]
     elif any(found.plan.slo is not None for found in answers):
-        heads = [*heads[:1], *heads[2:], "users in SLO"]
+        heads = [_USERS, *speeds, _IN_SLO]
+    else:
+        heads = [_USERS, _KV, *speeds]
     if any(demand.cost_per_million_output_tokens is not None for demand in demands):
-        heads.append("cost/M out")
+        heads.append(_COST)
+    return heads
+
+
+def _numbers(heads: Sequence[str]) -> list[Column]:
     return [Column(head, number=True) for head in heads]
 
 
@@ -173,7 +184,7 @@ def _device(row: Row) -> list[str]:
     return [row.answer.plan.device.name, str(row.answer.plan.device.count)]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, heads: Sequence[str]) -> list[str]:
     if row.answer is None:
         return ["no"]
     plan = row.answer.plan
@@ -182,26 +193,28 @@ def _cells(row: Row) -> list[str]:
     if not plan.memory.fits:
         return ["unknown"]
     length = plan.memory.max_model_len
-    return [
-        f"{plan.memory.users:,} x {length:,}",
-        *([f"{plan.memory.kv_tokens:,}"] if plan.demand is None and plan.slo is None else []),
-        *(["-", "-"] if plan.speed is None else _speed_cells(plan.speed, length)),
-        *([] if plan.demand is None else _load_cells(plan.demand)),
-        *([span(plan.slo.users)] if plan.slo is not None and plan.demand is None else []),
-    ]
+    cells = {_USERS: f"{plan.memory.users:,} x {length:,}", _KV: f"{plan.memory.kv_tokens:,}"}
+    if plan.speed is not None:
+        cells |= _speed_cells(plan.speed, length)
+    if plan.demand is not None:
+        cells |= _load_cells(plan.demand)
+    if plan.slo is not None:
+        cells[_IN_SLO] = span(plan.slo.users)
+    return [cells.get(head, "-") for head in heads]
 
 
-def _speed_cells(speed: SpeedPlan, length: int) -> list[str]:
+def _speed_cells(speed: SpeedPlan, length: int) -> dict[str, str]:
     """One user alone with the shortest context, and as many as there can be with the longest."""
     fitting = [point for point in speed.decode if point.fits]
     full = [point for point in fitting if point.context == length] or fitting
-    return [span(rate_of_each(speed.decode[0])), span(full[-1].rate) if full else "-"]
+    alone = {_ALONE: span(rate_of_each(speed.decode[0]))}
+    return alone | ({_TOGETHER: span(full[-1].rate)} if full else {})
 
 
-def _load_cells(demand: DemandPlan) -> list[str]:
+def _load_cells(demand: DemandPlan) -> dict[str, str]:
     engines = engines_words(demand).rpartition(" ")[0] if demand.replicas is not None else "none"
     cost = demand.cost_per_million_output_tokens
-    return [engines, *([span(cost)] if cost is not None else [])]
+    return {_ENGINES: engines} | ({_COST: span(cost)} if cost is not None else {})
 
 
 def _print(heads: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

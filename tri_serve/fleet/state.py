@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tri_serve.boot import boot_id
 from tri_serve.errors import FleetError, TriServeError
 from tri_serve.process.strays import ProcessIdentity, identify, is_alive
 
@@ -234,11 +235,6 @@ class FleetState(StateModel):
         # On a cluster each node's gateway serves on its own; `status` tells those apart that do not.
         enough = any if self.target == "ray" else all
         return up and bool(self.gateways) and enough(gateway.ready for gateway in self.gateways)
-
-
-def boot_id() -> str:
-    """Differs after every boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def write_private(path: Path, text: str) -> None:

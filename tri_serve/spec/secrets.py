@@ -40,6 +40,11 @@ _USER_IN_URL = re.compile(
     re.VERBOSE,
 )
 """User information; neither ``[::1]:8000`` nor ``host:8000/`` is any."""
+_USER_AND_HOST = r"""[^\s:/@"'=,;]{1,256}:[^\s/"']{1,256}@(?P<host>(?:[\w.-]{1,255}|\[[0-9A-Fa-f:.]+\])"""
+_PROXY = re.compile(rf"\s*(?!mailto:){_USER_AND_HOST}(?::\d{{1,5}})?/?\s*)")
+"""A value that is a URL without its scheme, as variables of proxies may be: ``user:password@proxy``."""
+_PROXY_IN_TEXT = re.compile(rf"(?<![\w/@:.]){_USER_AND_HOST}:\d{{1,5}}(?![\w:]))")
+"""The same among words, with a port; ``name:tag@sha256:…`` of an image is none."""
 _SSH_SCHEMES = frozenset({"ssh", "git+ssh"})
 _LOGIN = re.compile(r"[a-z][a-z0-9.-]{0,15}")
 """A user's name on another machine, as in ``ssh://git@host``; tokens are longer, or have capitals or ``_``."""
@@ -86,8 +91,13 @@ def mask_urls(text: str) -> str:
 
     A name without a password may be a token (``https://TOKEN@host``), and so may one with a password
     (``https://TOKEN:x-oauth-basic@host``): only where ssh wants a name, and it looks like one, is it shown.
+    Proxies are named without a scheme, too: ``user:password@proxy:3128``.
     """
-    return _QUERY.sub(_mask_query, _USER_IN_URL.sub(_mask_user, text))
+    whole = _PROXY.fullmatch(text)
+    if whole is not None:
+        return f"{MASK}@{whole['host']}"
+    masked = _QUERY.sub(_mask_query, _USER_IN_URL.sub(_mask_user, text))
+    return _PROXY_IN_TEXT.sub(rf"{MASK}@\g<host>", masked)
 
 
 def _mask_user(found: re.Match[str]) -> str:

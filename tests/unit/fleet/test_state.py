@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tri_serve.boot import boot_id
 from tri_serve.errors import FleetError
 from tri_serve.fleet.state import (
     FleetPhase,
@@ -17,7 +18,6 @@ from tri_serve.fleet.state import (
     ReplicaPhase,
     ReplicaState,
     SupervisorState,
-    boot_id,
     read_state,
     write_private,
 )

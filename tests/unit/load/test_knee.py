@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from tri_serve.errors import UsageError
+from tri_serve.cli.load_report import knee_exit_code, print_knee
+from tri_serve.errors import ClientSaturatedError, UsageError
 from tri_serve.load.knee import find_knee
 from tri_serve.load.results.model import RunResult
-from tri_serve.load.verdict import Level
+from tri_serve.load.verdict import Level, Reason
 
 Run = Callable[[float], RunResult]
 
 
+def reason(cause: str) -> Reason:
+    words = {"what": "the event loop woke late", "figure": "18 ms", "threshold": "5 ms"}
+    advice = {"why": "because", "advice": "give the client more processes"}
+    return Reason.model_validate(
+        {"name": "loop-lag", "level": Level.INVALID, "cause": cause, **words, **advice}, strict=True
+    )
+
+
 def ran(*, kept: bool, invalid: str = "", complete: bool = True) -> RunResult:
-    reasons = [SimpleNamespace(level=Level.INVALID, cause=invalid)] if invalid else []
-    verdict = SimpleNamespace(slo_met=kept, reasons=reasons)
+    reasons = [reason(invalid)] if invalid else []
+    code = {"client": 4, "server": 5}.get(invalid, 0 if kept else 1)
+    verdict = SimpleNamespace(slo_met=kept, reasons=reasons, exit_code=code, slo="ttft=1000ms")
     return cast(RunResult, SimpleNamespace(verdict=verdict, complete=complete, stopped_because="Ctrl-C"))
 
 
@@ -49,7 +60,7 @@ def test_a_server_that_hangs_and_so_fills_the_client_keeps_nothing() -> None:
         found = ran(kept=True)
         if rate > 4:
             causes = ("client", "server")
-            found.verdict.reasons += tuple(SimpleNamespace(level=Level.INVALID, cause=it) for it in causes)  # type: ignore[misc]
+            found.verdict.reasons += tuple(reason(it) for it in causes)  # type: ignore[misc]
         return found
 
     found = find_knee(run, lowest=1, highest=100)
@@ -75,9 +86,57 @@ def test_a_promise_missed_at_the_lowest_rate_is_looked_for_no_further() -> None:
 def test_it_ends_where_the_client_is_no_longer_to_be_believed() -> None:
     tried: list[float] = []
     found = find_knee(server(1e6, tried, client_ends_at=8), lowest=1, highest=100)
-    assert tried == [1, 2, 4, 8]
+    assert tried == [1, 2, 4, 8, 8]
     assert (found.kept, found.missed) == (4, None)
-    assert "8 requests/s" in found.ended_because
+    assert found.ended_because == (
+        "at 8 requests/s, tried twice, the figures are not to be believed: the event loop woke late: 18 ms; "
+        "allowed 5 ms"
+    )
+
+
+def test_one_disturbed_run_ends_no_search() -> None:
+    tried: list[float] = []
+
+    def run(rate: float) -> RunResult:
+        tried.append(rate)
+        return ran(kept=rate < 3, invalid="client" if tried == [1, 2] else "")
+
+    found = find_knee(run, lowest=1, highest=100, precision=0.5)
+    assert tried[:4] == [1, 2, 2, 4]
+    assert (found.kept, found.missed) == (2.8284, 4)
+    assert knee_exit_code(found) == 0
+
+
+def test_a_search_that_judged_no_rate_says_so_with_the_reason_and_what_to_do(
+    capsys: pytest.CaptureFixture[str], make_result: Callable[..., RunResult]
+) -> None:
+    made = make_result(seconds=30.0)
+    verdict = made.verdict.model_copy(
+        update={"reasons": (reason("client"),), "level": Level.INVALID, "exit_code": 4}
+    )
+    found = find_knee(lambda rate: made.model_copy(update={"verdict": verdict}), lowest=1, highest=100)
+    print_knee(found, Path("runs"), "table")
+    said = capsys.readouterr().out
+    assert "ttft=500ms,tpot=50ms: no rate could be judged" in said
+    assert "missed" not in said
+    with pytest.raises(
+        ClientSaturatedError, match=r"tried twice, .*the event loop woke late: 18 ms"
+    ) as ended:
+        knee_exit_code(found)
+    assert ended.value.hint == "give the client more processes"
+
+
+def test_ctrl_c_at_a_rate_between_others_ends_with_130() -> None:
+    tried: list[float] = []
+
+    def run(rate: float) -> RunResult:
+        tried.append(rate)
+        found = ran(kept=rate < 3, complete=len(tried) < 4)
+        found.evidence = SimpleNamespace(processes_lost=0)  # type: ignore[misc, assignment]
+        return found
+
+    assert knee_exit_code(find_knee(run, lowest=1, highest=100)) == 130
+    assert tried == [1, 2, 4, 2.8284]
 
 
 def test_a_server_that_fails_misses_the_promise() -> None:

@@ -18,6 +18,7 @@ from tri_serve.load.selftest import (
     measure_ceiling,
     scenario_text,
     trial_line,
+    trial_lines,
 )
 
 
@@ -131,3 +132,10 @@ def test_a_trials_line_has_room_for_the_largest_figures() -> None:
     trial = machine({"requests": 1, "events": 1})("events", 1_280.0)
     assert len(trial_line(trial)) <= 80
     assert trial_line(trial).endswith("doubted")
+
+
+def test_a_trial_that_is_doubted_says_why() -> None:
+    trial = machine({"requests": 10.0, "events": 10.0})("requests", 100.0)
+    assert trial_lines(trial) == [trial_line(trial), "    the event loop woke late: 9 ms"]
+    believed = machine({"requests": 1_000.0, "events": 10.0})("requests", 100.0)
+    assert trial_lines(believed) == [trial_line(believed)]

@@ -68,6 +68,25 @@ def test_set_says_more_exactly_what_is_meant(gamma: str) -> None:
     assert read_scenario(gamma, short).scenario.window == 10.0
 
 
+def test_a_rate_set_beside_a_number_of_users_is_told_which_option_is_meant(gamma: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"--set arrivals\.rate=5: the closed loop of --max-concurrency 8"
+    ) as no:
+        Short(max_concurrency="8").overrides(gamma, ("arrivals.rate=5",))
+    assert no.value.hint is not None
+    assert no.value.hint.startswith("--request-rate 5 --max-concurrency 8 ")
+    # With a rate of its own the loop is open, and --set says more exactly what is meant.
+    both = Short(max_concurrency="8", request_rate="2").overrides(gamma, ("arrivals.rate=5",))
+    assert read_scenario(gamma, both).scenario.arrivals == Gamma(rate=5, burstiness=0.5)
+
+
+def test_the_bounds_are_those_of_a_scenario_s_keys(gamma: str) -> None:
+    ends = Short(duration="24h", warm_up="0s", num_prompts="100000000", seed=str(2**63 - 1))
+    assert read_scenario(gamma, ends.overrides(gamma)).scenario.seed == 2**63 - 1
+    for most, rate in (("100000", ""), ("1000000", "2")):
+        read_scenario(gamma, Short(max_concurrency=most, request_rate=rate).overrides(gamma))
+
+
 @pytest.mark.parametrize(
     ("short", "words"),
     [
@@ -79,9 +98,14 @@ def test_set_says_more_exactly_what_is_meant(gamma: str) -> None:
         (Short(request_rate="nan"), "--request-rate nan: a number above 0"),
         (Short(request_rate="inf"), "--request-rate inf: a number above 0"),
         (Short(request_rate="8/s"), "--request-rate 8/s: a number above 0"),
-        (Short(max_concurrency="0"), "--max-concurrency 0: a whole number from 1 on"),
-        (Short(num_prompts="0"), "--num-prompts 0: a whole number from 1 on"),
-        (Short(seed="x"), "--seed x: a whole number from 0 on"),
+        (Short(max_concurrency="0"), "--max-concurrency 0: a whole number from 1 to 100000"),
+        (Short(max_concurrency="100001"), "--max-concurrency 100001: a whole number from 1 to 100000"),
+        (Short(num_prompts="0"), "--num-prompts 0: a whole number from 1 to"),
+        (Short(num_prompts="100000001"), "--num-prompts 100000001: a whole number"),
+        (Short(seed="x"), "--seed x: a whole number from 0 to"),
+        (Short(duration="0s"), "--duration 0s: a duration above 0 and up to a day"),
+        (Short(duration="25h"), "--duration 25h: a duration above 0 and up to a day"),
+        (Short(warm_up="25h"), "--warm-up 25h: a duration from 0 on and up to a day"),
     ],
 )
 def test_what_cannot_be_taken_is_refused_in_one_line_that_names_the_option(

@@ -10,7 +10,7 @@ import pytest
 from tri_serve.errors import ClientSaturatedError, ServerUnhealthyError, SloMissedError
 from tri_serve.load.evidence import Evidence
 from tri_serve.load.thresholds import THRESHOLDS
-from tri_serve.load.verdict import Level, error_of, judge_run
+from tri_serve.load.verdict import Level, error_of, judge_run, judged_value
 from tri_serve.spec.slo import Slo
 
 NAMES = [threshold.name for threshold in THRESHOLDS]
@@ -316,3 +316,28 @@ def test_every_threshold_has_its_reason_and_its_advice():
             optional = field.name in ("unit", "grows_with")
             assert getattr(threshold, field.name) != "" or optional, (threshold.name, field.name)
         assert bool(threshold.grows_with) is (threshold.grows is not None), threshold.name
+
+
+def test_few_answers_are_told_as_so_many_of_those_wanted(figures):
+    (reason,) = judged(figures, answered=20).reasons
+    assert reason.said == "20 answers; 100 are wanted"
+    threshold = next(it for it in THRESHOLDS if it.name == "few")
+    evidence = HEALTHY.model_copy(update={"answered": 2_000})
+    assert judged_value(threshold, evidence, figures) == ("2,000", "fewer than 100", "–")
+
+
+def test_a_run_that_was_stopped_is_not_told_to_wait_longer_for_its_last_requests(figures):
+    cut = figures.model_copy(update={"outcomes": {**figures.outcomes, "cancelled": 30}})
+    assert {reason.name for reason in judged(cut).reasons} == {"cancelled"}
+    assert {reason.name for reason in judged(cut, stopped_early=True).reasons} == {"stopped"}
+
+
+def test_a_window_in_which_nothing_was_due_is_not_the_client_s_fault(figures):
+    none = figures.model_copy(update={"scheduled": 0, "outcomes": dict.fromkeys(figures.outcomes, 0)})
+    reason = next(it for it in judged(none).reasons if it.level is Level.INVALID)
+    assert (reason.name, reason.cause, reason.figure) == ("nothing-due", "load", "0")
+
+
+def test_advice_on_what_was_not_sent_names_the_option_that_a_user_types(figures):
+    (reason,) = judged(figures, achieved_rate=3.8).reasons
+    assert "--max-concurrency" in reason.advice

@@ -189,6 +189,14 @@ def test_a_token_that_says_who_asks_is_one(name: str) -> None:
         ("h?db[password]=hunter2;hunter2", f"h?db[password]={MASK}"),
         ("h#access_token=hunter2", f"h#access_token={MASK}"),
         ("h?max_tokens=5&tokenizer=a&design=b", "h?max_tokens=5&tokenizer=a&design=b"),
+        ("user:hunter2@proxy:3128", f"{MASK}@proxy:3128"),
+        ("user:hunter@2@proxy", f"{MASK}@proxy"),
+        ("user:hunter2@[::1]:3128/", f"{MASK}@[::1]:3128/"),
+        ("connect to user:hunter2@proxy:3128 first", f"connect to {MASK}@proxy:3128 first"),
+        ("vllm:v1@sha256:" + 64 * "1", "vllm:v1@sha256:" + 64 * "1"),
+        ("lunch at 12:30, a@b.c: come", "lunch at 12:30, a@b.c: come"),
+        ("git@host:22", "git@host:22"),
+        ("mailto:a@b.c", "mailto:a@b.c"),
     ],
 )
 def test_a_password_or_a_token_in_a_url_is_masked(text: str, shown: str) -> None:

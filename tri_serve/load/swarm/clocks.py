@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from tri_serve.boot import boot_id
 from tri_serve.load.records import Record
 
 _TIMES = (
@@ -22,14 +22,6 @@ _TIMES = (
 )
 
 
-def boot_id() -> str:
-    """What tells one machine's monotonic clock from another's."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 def start_here(agreed: Mapping[str, Any]) -> int:
     """The agreed start on this process's monotonic clock.
 
@@ -37,7 +29,7 @@ def start_here(agreed: Mapping[str, Any]) -> int:
     the machines begin apart, while every duration stays true.
     """
     start: int = agreed["start"]
-    if agreed["boot"] == boot_id():
+    if agreed["boot"] and agreed["boot"] == boot_id():
         return start
     wall_start: int = agreed["wall_start"]
     return wall_start - time.time_ns() + time.perf_counter_ns()

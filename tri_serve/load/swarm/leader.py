@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
+from tri_serve.boot import boot_id
 from tri_serve.errors import LoadBrokeOffError, TriServeError
 from tri_serve.load.progress import Progress, Stage
 from tri_serve.load.scenario.models import ClosedLoop
-from tri_serve.load.swarm.clocks import boot_id
 from tri_serve.load.swarm.live_figures import merge_live
 from tri_serve.load.swarm.member import DONE, GO, LIVE, PREPARE, PREPARED, REFUSED, STOP
 from tri_serve.load.swarm.order import RunOrder

@@ -162,3 +162,32 @@ def test_the_interval_of_rounds_holds_the_truth_as_often_as_it_says():
         low, high = log_ratio_interval(base, other)
         held += low <= math.expm1(0.05) <= high
     assert 0.92 <= held / 400 <= 0.99
+
+
+def test_what_is_smaller_than_what_can_be_measured_is_the_same(make_result):
+    base = [make_result(f"a{seed}", seed=seed) for seed in range(3)]
+    other = [_faster(run, 0.998) for run in base]
+    (wide,) = [
+        it for it in compare(base, [_faster(run, 0.9) for run in base]).differences if it.name == "tpot p50"
+    ]
+    assert wide.direction == "better"
+    same = compare([base[0]] * 3, [other[0]] * 3)
+    tpot = of(same, "tpot p50")
+    assert tpot.change == pytest.approx(-0.002)
+    assert tpot.high < 0
+    assert tpot.direction == "no difference"
+    # Whoever allows nothing is told everything.
+    assert of(compare([other[0]] * 3, [base[0]] * 3, allowed=0), "tpot p50").direction == "worse"
+
+
+def _faster(run, ratio):
+    tpot = run.figures.latencies["tpot"]
+    tpot = tpot.model_copy(update={"p50": ratio * tpot.p50})
+    figures = run.figures.model_copy(update={"latencies": {**run.figures.latencies, "tpot": tpot}})
+    return run.model_copy(update={"figures": figures})
+
+
+def test_too_few_rounds_are_told_with_their_numbers(make_result):
+    base = [make_result(f"a{seed}", seed=seed) for seed in range(3)]
+    remarks = compare(base, base[:2]).remarks
+    assert any("3 runs of base and 2 of other" in remark and "only a0 and a0" in remark for remark in remarks)

@@ -61,3 +61,23 @@ def test_a_file_of_something_else_is_told_in_one_line(make_result, write, tmp_pa
     assert run(["load", "compare", write(make_result(), "a"), str(other)]) == 2
     first, *_ = capsys.readouterr().err.splitlines()
     assert first.startswith(f"error: {other}: not a result")
+
+
+def test_a_folder_of_rounds_says_where_its_results_are(make_result, write, tmp_path, capsys):
+    for number in (1, 2):
+        write(make_result(f"r{number}", seconds=5.0), f"rounds/round-{number}")
+    folder = tmp_path / "rounds"
+    assert run(["load", "report", str(folder)]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == f"error: {folder}/result.json: No such file or directory"
+    assert (
+        hint == f"hint: it holds 2 runs, the first in {folder}/round-1; all of them: {folder}/*/result.json"
+    )
+
+
+def test_one_mistake_is_one(make_result, write, tmp_path, capsys):
+    place = write(make_result(seconds=5.0), "a")
+    path = tmp_path / "a" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processes": "two"}), encoding="utf-8")
+    assert run(["load", "report", place]) == 2
+    assert "(1 mistake)" in capsys.readouterr().err

@@ -126,3 +126,19 @@ def test_parts_of_a_stack_fill_it():
 )
 def test_ticks_are_short(value, said):
     assert number(value) == said
+
+
+def test_a_single_point_is_no_curve_of_throughput_against_latency(make_result):
+    assert "Throughput against latency" in page(make_result())
+    one = make_result(seconds=1.0, rate=3)
+    assert len([slot for slot in one.figures.slots if 0 <= slot.at < 1 and slot.ttft_p50 is not None]) == 1
+    assert "Throughput against latency" not in page(one)
+
+
+def test_the_page_says_what_its_promise_and_its_goodput_are_of(make_result):
+    part = make_result(complete=False)
+    goodput = part.figures.goodput.model_copy(update={"of": part.figures.scheduled - 7})
+    text = page(part.model_copy(update={"figures": part.figures.model_copy(update={"goodput": goodput})}))
+    assert "in the part that was run</b>" in text
+    assert "7 cancelled are left out" in text
+    assert "in the part that was run" not in page(make_result())

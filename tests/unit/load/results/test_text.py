@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tri_serve.load.results.model import TtftPart
+from tri_serve.load.results.page import page
 from tri_serve.load.results.text import report
+from tri_serve.load.scenario.reading import read_scenario
 from tri_serve.load.verdict import judge_run
 from tri_serve.spec.slo import Slo
 
@@ -80,3 +83,73 @@ def test_advice_that_several_reasons_share_is_given_once(make_result):
     verdict = judge_run(evidence, result.figures, Slo())
     assert len([reason for reason in verdict.reasons if reason.cause == "client"]) >= 2
     assert report(result.model_copy(update={"verdict": verdict})).count("--processes") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), "load: open loop, Poisson arrivals at 30/s; warm-up 2 s, window 10 s; seed 7"),
+        (
+            ("arrivals={kind: closed, users: 8, stagger: 4s, think: 1s}", "requests=50"),
+            "load: closed loop, 8 users, begun over 4 s, pausing 1 s on average; warm-up 2 s, window 10 s, "
+            "at most 50 requests; seed 7",
+        ),
+        (
+            ("arrivals={kind: gamma, rate: 2, burstiness: 0.5}", "cool_down=3s", "warm_up=0s"),
+            "load: open loop, gamma arrivals (burstiness 0.5) at 2/s; window 10 s, cool-down 3 s; seed 7",
+        ),
+        (("arrivals={kind: constant, rate: 2.5}",), "load: open loop, evenly spaced arrivals at 2.5/s;"),
+        (("arrivals={kind: ramp, to_rate: 9}",), "load: open loop, a ramp from 0/s to 9/s;"),
+        (
+            ("arrivals={kind: steps, steps: [{rate: 1, seconds: 5s}, {rate: 3, seconds: 2s}]}",),
+            "load: open loop, steps of 1/s for 5 s, 3/s for 2 s;",
+        ),
+        (
+            ("arrivals={kind: spike, rate: 2, spike_rate: 9, at: 5s, seconds: 3s}",),
+            "load: open loop, Poisson arrivals at 2/s, a spike of 9/s for 3 s from 5 s on;",
+        ),
+    ],
+)
+def test_a_report_says_what_load_was_sent(make_result, tmp_path, overrides, said):
+    path = tmp_path / "short.yaml"
+    path.write_text(
+        "title: t\narrivals: {kind: poisson, rate: 30}\nseed: 7\nwarm_up: 2s\nwindow: 10s\nworkload:\n"
+        "  parts: [{name: a, kind: written, input: {fixed: 48}, output: {fixed: 8}}]\n"
+    )
+    resolved = read_scenario(str(path), overrides).scenario.model_dump(mode="json")
+    result = make_result(seconds=5.0)
+    scenario = result.scenario.model_copy(update={"resolved": resolved})
+    text = report(result.model_copy(update={"scenario": scenario}))
+    assert said in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_goodput_says_what_it_leaves_out(make_result):
+    result = make_result(complete=False)
+    assert "% of all that was due" in report(result)
+    goodput = result.figures.goodput.model_copy(update={"of": result.figures.scheduled - 7})
+    cut = result.model_copy(update={"figures": result.figures.model_copy(update={"goodput": goodput})})
+    said = " ".join(report(cut).split())
+    assert f"of {goodput.of} of the {result.figures.scheduled} due: 7 cancelled are left out" in said
+    assert "of all that was due" not in said
+
+
+def test_the_promise_of_a_part_of_a_run_is_kept_in_that_part_alone(make_result):
+    assert "MET in the part that was run" in report(make_result(complete=False, slo=Slo(ttft=5)))
+    assert "in the part" not in report(make_result(slo=Slo(ttft=5)))
+
+
+def test_nothing_is_minus_nothing(make_result):
+    result = make_result()
+    split = (*result.server_side.ttft_split, TtftPart(name="rest", mean_ms=-0.04, source="the rest"))
+    server = result.server_side.model_copy(update={"ttft_split": split})
+    result = result.model_copy(update={"server_side": server})
+    assert "rest 0.0 ms" in " ".join(report(result).split())
+    assert "rest: 0.0 ms" in page(result)
+
+
+def test_replicas_are_told_with_what_each_answered(make_result):
+    result = make_result()
+    assert "by replica  replica-0 120, replica-1 120" in report(result)
+    one = result.figures.model_copy(update={"replicas": {"replica-0": 240}})
+    assert "by replica" not in report(result.model_copy(update={"figures": one}))

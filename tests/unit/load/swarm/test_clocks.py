@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
+from tri_serve.boot import boot_id
 from tri_serve.load.records import Record
-from tri_serve.load.swarm.clocks import boot_id, shift, start_here
+from tri_serve.load.swarm import clocks
+from tri_serve.load.swarm.clocks import shift, start_here
 
 
 def test_on_the_same_machine_the_start_is_what_was_said() -> None:
     assert start_here({"start": 123, "wall_start": 0, "boot": boot_id()}) == 123
+
+
+def test_a_machine_that_cannot_be_told_from_others_goes_by_the_wall_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clocks, "boot_id", lambda: "")
+    assert start_here({"start": 123, "wall_start": time.time_ns(), "boot": ""}) > 10**6
 
 
 def test_on_another_machine_the_wall_clocks_decide() -> None:

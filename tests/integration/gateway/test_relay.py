@@ -46,6 +46,23 @@ def test_an_answer_is_what_the_engine_itself_sends(
     assert routed.headers["x-request-id"] == "same"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_names_the_replica_that_gave_it_and_a_refusal_names_none(
+    make_mock: Callable[..., Mock], make_gateway: Callable[..., Gateway], *, stream: bool
+) -> None:
+    mocks = [make_mock(), make_mock()]
+    gateway = make_gateway(*mocks)
+    body = {"model": MODEL, "stream": stream, "prompt": "hi", "max_tokens": 2}
+    named = [
+        requests.post(f"{gateway.url}/v1/completions", json=body, timeout=10).headers["x-tri-replica"]
+        for _ in range(8)
+    ]
+    asked = sorted(mock.stats["requests"] for mock in mocks)
+    assert sorted(named.count(name) for name in set(named)) == [count for count in asked if count]
+    refused = requests.post(f"{gateway.url}/v1/nowhere", json=body, timeout=10)
+    assert (refused.status_code, "x-tri-replica" in refused.headers) == (404, False)
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/tokenize", "/detokenize"])
 def test_the_other_routes_pass_too(pair: tuple[Gateway, Mock, Mock], path: str) -> None:
     gateway, mock, _ = pair

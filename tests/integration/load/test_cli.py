@@ -31,7 +31,7 @@ def test_a_run_prints_its_report_and_says_where_its_files_are(
 ) -> None:
     ran = cli(
         "run", scenario(), "--url", mock_engine(), "--output-dir", str(tmp_path / "results"),
-        "--goodput", "ttft:5000 tpot:1000", "--save-vllm-json", "--processes", "2",
+        "--goodput", "ttft:5000 tpot:1000", "--save-detailed", "--processes", "2",
     )  # fmt: skip
     result = ran.result
     assert ran.code == result.verdict.exit_code
@@ -40,7 +40,10 @@ def test_a_run_prints_its_report_and_says_where_its_files_are(
     assert f"result: {ran.folder / 'result.json'}" in ran.stderr
     assert "warm-up" in ran.stderr
     assert result.processes == 2
-    assert json.loads((ran.folder / "vllm.json").read_text())["completed"] == result.figures.vllm.completed
+    assert "load: open loop, Poisson arrivals at 30/s; warm-up 0.5 s, window 2 s; seed 1" in ran.stdout
+    vllm = json.loads((ran.folder / "vllm.json").read_text())
+    assert vllm["completed"] == result.figures.vllm.completed
+    assert len(vllm["ttfts"]) == len(vllm["itls"]) == vllm["completed"] + vllm["failed"]
 
 
 def test_json_goes_to_stdout_alone_and_a_folder_is_made_where_none_is_named(
@@ -68,9 +71,11 @@ def test_every_round_of_a_repeated_run_has_its_folder(
 ) -> None:
     ran = cli(
         "run", scenario(window="1s"), "--url", mock_engine(), "--repeat", "2",
-        "--output-dir", str(tmp_path / "results"),
+        "--output-dir", str(tmp_path / "results"), "--json",
     )  # fmt: skip
     assert "round 2 of 2" in ran.stderr
+    rounds = [json.loads((ran.folder / f"round-{n}" / "result.json").read_text()) for n in (1, 2)]
+    assert [found["run"] for found in json.loads(ran.stdout)] == [found["run"] for found in rounds]
     assert (ran.folder / "round-1" / "result.json").exists()
     assert (ran.folder / "round-2" / "result.json").exists()
 
@@ -116,6 +121,12 @@ def test_a_model_that_is_not_served_is_answered_with_the_nearest(
         (("--duration", "60"), "--duration 60: a duration without a unit; write 60s, 60ms or 60m"),
         (("--set", "window=60"), "--set window=60: a duration without a unit; write 60s, 60ms or 60m"),
         (("--set", "arrivals.rat=3"), "rate"),
+        (("--duration", "0s"), "--duration 0s: a duration above 0"),
+        (("--max-concurrency", "4", "--set", "arrivals.rate=5"), "--set arrivals.rate=5: the closed loop of"),
+        (("--request-rate", ""), "Invalid value for '--request-rate': nothing follows it"),
+        (("--slo", " "), "Invalid value for '--slo': nothing follows it"),
+        (("--save-detailed", "--records", "short"), "--save-detailed reads the time of every event"),
+        (("-o", "results"), "A folder is named with --output-dir"),
         (("--slo", "ttft=500"), "--slo: 'ttft=500' has no unit"),
         (("--slo", "tttft=500ms"), "--slo: 'tttft=500ms' is not understood"),
         (("--url", "127.0.0.1:8000"), "is no address of a server"),
@@ -134,6 +145,13 @@ def test_a_name_that_is_mistyped_is_answered_with_the_nearest(cli: Cli) -> None:
     ran = cli("run", "chat-k", "--url", "http://127.0.0.1:9")
     assert ran.code == 2
     assert "no scenario is named 'chat-k'; the nearest is chat-ko" in _lines(ran)[0]
+
+
+def test_a_folder_is_no_scenario(cli: Cli) -> None:
+    ran = cli("run", ".", "--url", "http://127.0.0.1:9")
+    assert ran.code == 2
+    assert _lines(ran)[0] == "error: '.' is a folder, and no scenario"
+    assert "./..yaml" not in ran.stderr
 
 
 def test_a_key_that_is_mistyped_in_a_file_is_told_with_its_line(cli: Cli, tmp_path: Path) -> None:
@@ -223,6 +241,28 @@ def test_ctrl_c_gives_a_part_of_a_result_and_says_so(
     assert not result.complete
     assert result.figures.outcomes["ok"] > 0
     assert "PARTIAL: stopped before its end: Ctrl-C" in stdout
+    assert "raise grace" not in stdout
+
+
+def test_ctrl_c_in_the_warm_up_is_told_in_one_line(
+    mock_engine: Start, scenario: Write, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    words = ("run", scenario(), "--warm-up", "60s", "--url", mock_engine(), "--output-dir", str(folder))
+    child = subprocess.Popen(
+        cli_argv(*words),
+        env=cli_environment(tmp_path, {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for((folder / "records-0.jsonl").exists)
+    time.sleep(1)
+    child.send_signal(signal.SIGINT)
+    stdout, stderr = child.communicate(timeout=60)
+    assert (child.returncode, stdout) == (130, "")
+    assert "error: stopped in the warm-up (Ctrl-C): nothing was counted" in stderr
+    assert not (folder / "result.json").exists()
 
 
 def test_ctrl_c_before_the_load_is_told_in_one_line(scenario: Write, tmp_path: Path) -> None:

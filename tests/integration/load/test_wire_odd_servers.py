@@ -133,6 +133,12 @@ def _sized(body: bytes) -> bytes:
     return _HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
+def test_a_record_says_which_replica_answered_where_a_gateway_does(serve: Callable[..., int]) -> None:
+    said = _sized(_STREAM).replace(b"\r\n", b"\r\nX-Tri-Replica: replica-1\r\n", 1)
+    assert _ask(Client(_target(serve(_sends(said))), "m")).replica == "replica-1"
+    assert _ask(Client(_target(serve(_sends(_sized(_STREAM)))), "m")).replica == ""
+
+
 @pytest.mark.parametrize(
     "answer",
     [

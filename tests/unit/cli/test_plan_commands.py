@@ -7,6 +7,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,8 +16,11 @@ import yaml
 
 from tri_serve.cli.main import run
 from tri_serve.cli.memory_bar import ASCII_BLOCKS, BLOCKS, bar
+from tri_serve.cli.options import SpecSelection
 from tri_serve.cli.output import display_width
+from tri_serve.cli.plan_answer import asked_of
 from tri_serve.cli.plan_screen import command_lines
+from tri_serve.cli.plan_tables import compared, print_compared
 from tri_serve.launch import gpus
 from tri_serve.launch.gpus import GpuReading
 from tri_serve.plan.catalogue import load_catalogue
@@ -703,6 +707,32 @@ def test_without_anything_named_and_without_the_tiny_checkpoint_it_is_said_what_
 def test_every_option_has_an_environment_variable(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRI_SERVE_PLAN_SHOW_GPU", "h100")
     assert planned(capsys, "tri-21b-awq").device.name == "h100"
+
+
+def test_rows_without_a_speed_have_their_figures_under_their_headings(capsys: Capture) -> None:
+    nothing = dict.fromkeys(("context", "request_rate", "input_len", "output_len", "price"))
+    asked = asked_of(**nothing, slo="tpot=50ms", calibration=())  # type: ignore[arg-type]
+    one, other = compared(SpecSelection("tri-21b-awq", (), (), ()), "l4,l40s", asked)
+    assert one.answer is not None
+    assert other.answer is not None
+    assert one.answer.plan.slo is not None
+    plan = other.answer.plan.model_copy(update={"speed": None, "slo": None})
+    print_compared([one, replace(other, answer=replace(other.answer, plan=plan))])
+    heading, first, second = capsys.readouterr().out.splitlines()[:3]
+    assert "KV tokens" not in heading
+    assert "-" not in first.split()
+    assert second.split()[-4:] == ["8,192", "-", "-", "-"]
+
+
+def test_a_page_that_exists_is_replaced_only_where_that_is_asked_for(capsys: Capture, tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    page.write_text("mine")
+    show = ["plan", "show", "tri-21b-awq", "--gpu", "l4", "--html", str(page)]
+    assert run(show) == 2
+    assert f"{page} exists; it was not touched" in capsys.readouterr().err
+    assert page.read_text() == "mine"
+    assert run([*show, "--force"]) == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_compare_shows_gpus_side_by_side_and_why_one_does_not_do(capsys: Capture) -> None:

@@ -152,7 +152,7 @@ def _latencies(figures: Figures) -> Iterator[str]:
 
 def _cells(name: str, it: Distribution) -> list[str]:
     values = (it.mean, it.p50, it.p90, it.p95, it.p99, it.max)
-    return [name, f"{it.count:,}", *(f"{value:,.2f}" for value in values)]
+    return [name, f"{it.count:,}", *(f"{value:,.{2 if value < 1_000 else 0}f}" for value in values)]
 
 
 def _requests(figures: Figures) -> Iterator[str]:

@@ -55,8 +55,9 @@ pre { background: var(--panel); padding: .8rem; overflow-x: auto; font-size: .82
 code { overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--soft); }
 @media (max-width: 40rem) {
-  table { font-size: .76rem; } th, td { padding: .2rem .3rem; white-space: normal; overflow-wrap: anywhere; }
-  td.text, th.text { min-width: 7rem; }
+  body { padding: 1rem .6rem 2rem; }
+  table { font-size: .7rem; } th, td { padding: .2rem; }
+  th, td:first-child { white-space: normal; } td.text, th.text { min-width: 7rem; overflow-wrap: anywhere; }
 }
 @media print {
   :root { --page: #fff; --panel: #fff; --ink: #000; --soft: #444; --rule: #bbb; --shade: #eee;

@@ -142,3 +142,11 @@ def test_the_page_says_what_its_promise_and_its_goodput_are_of(make_result):
     assert "in the part that was run</b>" in text
     assert "7 cancelled are left out" in text
     assert "in the part that was run" not in page(make_result())
+
+
+def test_a_narrow_screen_has_small_tables_of_short_numbers(make_result):
+    text = page(make_result(slower=20.0))
+    cells = re.findall(r"<td>([\d,.]+)</td>", text)
+    assert any(len(cell) >= 5 and "," in cell for cell in cells)
+    assert not [cell for cell in cells if "," in cell and "." in cell]
+    assert "@media (max-width: 40rem)" in text

@@ -169,9 +169,13 @@ def knee(
         )
     folder = new_folder(load.scenario, output_dir)
 
+    tried: set[float] = set()
+
     def at(rate: float) -> RunResult:
-        click.echo(f"{rate:g} requests/s", err=True)
-        place = new_folder(load.scenario, folder / f"rate-{rate:g}")
+        again = rate in tried
+        tried.add(rate)
+        click.echo(f"{rate:g} requests/s{', once more' if again else ''}", err=True)
+        place = new_folder(load.scenario, folder / f"rate-{rate:g}{'-again' if again else ''}")
         return _executed(load.run(place, f"{rate:g}")).result
 
     found = find_knee(at, lowest=lowest, highest=highest, precision=precision)

@@ -188,8 +188,7 @@ class _Form(click.Choice[str]):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            error.message += self._instead
-            raise
+            raise click.BadParameter(error.message + self._instead, ctx=ctx, param=param) from error
 
 
 def output_option(default: str = "table", *, instead: str = "") -> Callable[[Command], Command]:

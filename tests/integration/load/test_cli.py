@@ -375,7 +375,8 @@ def test_a_knee_is_searched_by_whole_runs(
     found = json.loads(ran.stdout)
     assert (ran.folder / "rate-10" / "result.json").exists()
     if ran.code == 0:
-        assert [run["rate"] for run in found["runs"]] == [10, 20]
+        # One of them twice, where the machine was busy for a moment.
+        assert sorted({run["rate"] for run in found["runs"]}) == [10, 20]
         assert (found["kept"], found["missed"]) == (20, None)
     else:  # the machine was too busy for the client to be believed
         assert ran.code == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ from typing import Any, cast
 import pytest
 
 from tri_serve.cli.load_report import knee_exit_code, print_knee
+from tri_serve.cli.main import run as run_command
 from tri_serve.errors import ClientSaturatedError, UsageError
 from tri_serve.load.knee import find_knee
 from tri_serve.load.results.model import RunResult
+from tri_serve.load.run import LoadRun, RunOutcome
 from tri_serve.load.verdict import Level, Reason
 
 Run = Callable[[float], RunResult]
@@ -60,7 +63,7 @@ def test_a_server_that_hangs_and_so_fills_the_client_keeps_nothing() -> None:
         found = ran(kept=True)
         if rate > 4:
             causes = ("client", "server")
-            found.verdict.reasons += tuple(reason(it) for it in causes)  # type: ignore[misc]
+            found.verdict.reasons += tuple(reason(it) for it in causes)
         return found
 
     found = find_knee(run, lowest=1, highest=100)
@@ -132,7 +135,7 @@ def test_ctrl_c_at_a_rate_between_others_ends_with_130() -> None:
     def run(rate: float) -> RunResult:
         tried.append(rate)
         found = ran(kept=rate < 3, complete=len(tried) < 4)
-        found.evidence = SimpleNamespace(processes_lost=0)  # type: ignore[misc, assignment]
+        found.evidence = SimpleNamespace(processes_lost=0)
         return found
 
     assert knee_exit_code(find_knee(run, lowest=1, highest=100)) == 130
@@ -159,3 +162,31 @@ def test_ctrl_c_ends_the_search() -> None:
 def test_rates_that_are_none_are_refused(lowest: float, highest: float) -> None:
     with pytest.raises(UsageError, match="lowest rate"):
         find_knee(cast(Any, None), lowest=lowest, highest=highest)
+
+
+def test_a_run_that_is_made_once_more_has_a_folder_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make_result: Callable[..., RunResult],
+) -> None:
+    made = make_result(seconds=30.0)
+    verdict = made.verdict.model_copy(
+        update={"reasons": (reason("client"),), "level": Level.INVALID, "exit_code": 4}
+    )
+    result, folders = made.model_copy(update={"verdict": verdict}), []
+
+    def executed(run: LoadRun, number: int = 1, of: int = 1) -> RunOutcome:
+        folders.append(run.folder.name)
+        (run.folder / "result.json").write_text(result.model_dump_json())
+        return RunOutcome(result, run.folder / "result.json", 4)
+
+    monkeypatch.setattr("tri_serve.cli.load._executed", executed)
+    words = ["load", "knee", "smoke", "--url", "http://127.0.0.1:9", "--slo", "ttft=1s", "--json"]
+    assert run_command([*words, "--output-dir", str(tmp_path), "--lowest", "4"]) == 4
+    assert folders == ["rate-4", "rate-4-again"]
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert (found["believed"], found["kept"], found["missed"]) == (False, None, None)
+    assert "error: at 4 requests/s, tried twice, the figures are not to be believed" in captured.err
+    assert "hint: give the client more processes" in captured.err

@@ -135,7 +135,7 @@ def test_ctrl_c_at_a_rate_between_others_ends_with_130() -> None:
     def run(rate: float) -> RunResult:
         tried.append(rate)
         found = ran(kept=rate < 3, complete=len(tried) < 4)
-        found.evidence = SimpleNamespace(processes_lost=0)
+        found.evidence = SimpleNamespace(processes_lost=0)  # type: ignore[assignment]
         return found
 
     assert knee_exit_code(find_knee(run, lowest=1, highest=100)) == 130

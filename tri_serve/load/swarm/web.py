@@ -50,7 +50,7 @@ def rows_of(host: Host) -> list[dict[str, str]]:
     if host.finished is not None:
         result = host.finished.result
         said = result.verdict.level.value if result.complete else f"partial: {result.stopped_because}"
-        rows.append(_row("Verdict", said, "; ".join(reason.what for reason in result.verdict.reasons)))
+        rows.append(_row("Verdict", said, "; ".join(reason.said for reason in result.verdict.reasons)))
         rows.append(_row("Result", str(host.finished.path or "not written"), "report.html is beside it"))
     latest = host.leader.latest if host.leader is not None else host.latest
     return rows + (_progress_rows(latest) if latest is not None else [])

@@ -41,10 +41,13 @@ def test_what_is_not_measured_yet_is_not_zero() -> None:
 
 
 def test_a_run_that_has_ended_shows_its_verdict_with_its_last_figures() -> None:
-    verdict = SimpleNamespace(level=SimpleNamespace(value="SUSPECT"), reasons=[SimpleNamespace(what="late")])
+    verdict = SimpleNamespace(
+        level=SimpleNamespace(value="SUSPECT"),
+        reasons=[SimpleNamespace(said="it was late: 9 ms; allowed 5 ms")],
+    )
     result = SimpleNamespace(complete=True, stopped_because="", verdict=verdict)
     shown = rows(finished=SimpleNamespace(result=result, path=Path("/r/result.json")), latest=GOING)
-    assert shown["Verdict"] == ("SUSPECT", "late")
+    assert shown["Verdict"] == ("SUSPECT", "it was late: 9 ms; allowed 5 ms")
     assert shown["Result"][0] == "/r/result.json"
     assert shown["Answered"][0] == "30"
 

@@ -18,8 +18,8 @@ CONTROL_LINE_LIMIT = 8 * 1024 * 1024
 class ReplicaAddress(SpecModel):
     """One engine, as the roster's source names it."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    """The replica's name in the fleet; unique in a roster."""
+    name: Annotated[str, Field(max_length=128, pattern=r"^[!-~]+$")]
+    """The replica's name in the fleet; unique in a roster. One word of ASCII: it stands in answers' heads."""
     host: str
     """An IP address: name look-ups do not belong on the hot path."""
     port: Annotated[int, Field(ge=1, le=65_535)]

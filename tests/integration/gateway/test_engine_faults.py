@@ -183,7 +183,14 @@ def test_replicas_come_and_go_by_the_roster(
 def test_a_roster_that_is_none_is_refused_and_changes_nothing(pair: tuple[Gateway, Mock, Mock]) -> None:
     gateway, *_ = pair
     address = {"name": "a", "host": "127.0.0.1", "port": 1}
-    for document in ([], {}, {"replicas": [{"name": "a"}]}, {"replicas": [address, address]}):
+    two_lines = {**address, "name": "a\r\nx-more: 1"}
+    for document in (
+        [],
+        {},
+        {"replicas": [{"name": "a"}]},
+        {"replicas": [address, address]},
+        {"replicas": [two_lines]},
+    ):
         assert gateway.admin("PUT", "/roster", document)[0] == 400
     assert gateway.admin("GET", "/nope")[0] == 404
     assert len(gateway.status["replicas"]) == 2

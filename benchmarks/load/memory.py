@@ -4,10 +4,10 @@ A run as ``tri-serve load run`` starts it (Locust's own processes, each with its
 server's metrics pages), a closed loop at the client's ceiling against the mock engine. Each second every process's
 resident (RSS) and proportional (PSS) memory is read from the kernel, beside how many requests were answered so far.
 
-What is kept by design is left out: each process keeps the first 200,000 samples of a figure, so that percentiles of
-runs of usual length are exact, and lets go of them then. The slope is that of PSS from there on, and from a fifth of
-all requests on at the earliest, when the allocator has its size. It is flat where its whole 95 % interval is below a
-MiB for 100,000 requests. Short forms let go sooner (``--kept``).
+What is kept by design is left out: each process keeps the first 200,000 samples of a figure, so that percentiles
+of runs of usual length are exact, and lets go of them then. The slope is that of PSS from there on, and from a
+fifth of all requests on at the earliest, when the allocator has its size. It is flat where its whole 95 %
+interval is below a MiB for 100,000 requests. Short forms let go sooner (``--kept``).
 """
 
 from __future__ import annotations

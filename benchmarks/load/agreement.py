@@ -31,6 +31,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,8 @@ RATES = ("request_throughput", "output_throughput", "total_token_throughput", "r
 PEAKS = {"max_concurrent_requests": 1.0, "max_output_tokens_per_s": 2.0}
 """Seconds are counted from the first start: of 16 requests a second one starts on the edge of each, and no event
 is within 12 ms of one, but for a start that is late. Two events are in one write."""
+MOST_LATE_MS = 0.5
+"""Of the server's p99, as in truth.py: a round in which it was later gives no times."""
 TOTALS = ("duration", *EXACT, *RATES, *PEAKS)
 FIGURES = ("ttft", "tpot", "itl", "e2el")
 MOST_DIFFERENCE_MS = 0.5
@@ -196,28 +199,35 @@ def judged(differences: Sequence[float], allowed: float) -> Word:
     """Whether both mean the same, as far as the rounds say: noise passes for neither."""
     if not allowed:
         return "differs" if any(differences) else "agrees"
-    mean, half = interval(differences)
     if len(differences) < LEAST_ROUNDS:
         return "not said"
+    mean, half = interval(differences)
     if abs(mean) + half <= allowed:
         return "agrees"
     return "differs" if abs(mean) - half > allowed else "not said"
 
 
-def compared(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]]) -> list[Line]:
-    """Every figure, and what is left of TTFT and E2EL without the clocks' different starts."""
+def compared(
+    ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]], quiet: Sequence[bool]
+) -> list[Line]:
+    """Every figure, and what is left of TTFT and E2EL without the clocks' different starts.
+
+    ``quiet``: rounds whose server kept its times. Of the others counts are judged alone.
+    """
     seconds = statistics.fmean(one["duration"] for one in theirs)
     lines = []
     for name in (*TOTALS, *KEYS):
         pairs = [(one[name], other[name]) for one, other in zip(ours, theirs, strict=True)]
         size = max(abs(value) for pair in pairs for value in pair)
-        lines.append(_line_of(name, pairs, _allowed(name, size, seconds)))
-    without = [
-        tuple(one["median_e2el_ms"] - one["median_ttft_ms"] for one in pair)
-        for pair in zip(ours, theirs, strict=True)
-    ]
-    lines.append(_line_of("e2el less ttft", [(a, b) for a, b in without], MOST_DIFFERENCE_MS))
+        used = pairs if name in EXACT else list(compress(pairs, quiet))
+        lines.append(_line_of(name, pairs, used, _allowed(name, size, seconds)))
+    without = [(_after_ttft(one), _after_ttft(other)) for one, other in zip(ours, theirs, strict=True)]
+    lines.append(_line_of("e2el less ttft", without, list(compress(without, quiet)), MOST_DIFFERENCE_MS))
     return lines
+
+
+def _after_ttft(one: Mapping[str, float]) -> float:
+    return one["median_e2el_ms"] - one["median_ttft_ms"]
 
 
 def _allowed(name: str, size: float, seconds: float) -> float | None:
@@ -233,13 +243,20 @@ def _allowed(name: str, size: float, seconds: float) -> float | None:
     return MOST_DIFFERENCE_MS if timed_alike else None
 
 
-def _line_of(name: str, pairs: Sequence[tuple[float, float]], allowed: float | None) -> Line:
+def _line_of(
+    name: str,
+    every: Sequence[tuple[float, float]],
+    used: Sequence[tuple[float, float]],
+    allowed: float | None,
+) -> Line:
+    # Where no round says anything, all are printed, and none is judged.
+    pairs = used or every
     differences = [one - other for one, other in pairs]
     clocks = name.startswith(("mean", "median")) and ("_ttft_" in name or "_e2el_" in name)
     word: Word = "by definition" if clocks else "not judged"
     why = "vLLM's clock starts before it has a connection" if clocks else "the machine's noise"
     if allowed is not None:
-        word, why = judged(differences, allowed), ""
+        word, why = judged([one - other for one, other in used], allowed), ""
     ours, theirs = (statistics.fmean(pair[side] for pair in pairs) for side in (0, 1))
     return Line(name, ours, theirs, *interval(differences), allowed, word, why)
 
@@ -295,7 +312,10 @@ def main(
             late.append({"client": name, **server.report})
             click.echo(f"round {number + 1} {name}: server late {server.report['late_p99_ms']:.2f} ms (p99)")
     broken = _formulas(records, rate, vllm_python)
-    lines = compared(ours_rounds, vllm_rounds)
+    quiet = [max(one["late_p99_ms"] for one in late[2 * n : 2 * n + 2]) < MOST_LATE_MS for n in range(rounds)]
+    if not all(quiet):
+        click.echo(f"{quiet.count(False)} of {rounds} rounds give no times: the server was late in them")
+    lines = compared(ours_rounds, vllm_rounds, quiet)
     _print(lines)
     if output is not None:
         result = {
@@ -311,7 +331,7 @@ def main(
         click.echo(f"BROKEN: {text}")
     unsaid = [line.name for line in lines if line.word == "not said"]
     if unsaid:
-        more = f", of at least {LEAST_ROUNDS} rounds," if rounds < LEAST_ROUNDS else ""
+        more = f" (of at least {LEAST_ROUNDS} rounds)" if sum(quiet) < LEAST_ROUNDS else ""
         click.echo(f"the intervals{more} say nothing of: {', '.join(unsaid)}")
     sys.exit(1 if broken else 2 if unsaid else 0)
 

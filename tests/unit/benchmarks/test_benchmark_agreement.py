@@ -34,11 +34,21 @@ def test_counts_must_be_the_same_in_every_round() -> None:
 
 def words(**changed: float) -> dict[str, str]:
     ours = dict.fromkeys((*TOTALS, *KEYS), 10.0)
-    return {line.name: line.word for line in compared([ours | changed] * 3, [ours] * 3)}
+    return {line.name: line.word for line in compared([ours | changed] * 3, [ours] * 3, [True] * 3)}
 
 
 def test_every_figure_has_a_line() -> None:
     assert set(words()) == {*TOTALS, *KEYS, "e2el less ttft"}
+
+
+def test_a_round_of_a_late_server_gives_counts_and_no_times() -> None:
+    theirs = dict.fromkeys((*TOTALS, *KEYS), 10.0)
+    late = theirs | {"mean_itl_ms": 99.0, "duration": 99.0, "completed": 9.0}
+    found = {line.name: line for line in compared([theirs] * 3 + [late], [theirs] * 4, [True] * 3 + [False])}
+    assert found["mean_itl_ms"].word == found["duration"].word == "agrees"
+    assert found["completed"].word == "differs"
+    none = {line.name: line for line in compared([late], [theirs], [False])}
+    assert none["mean_itl_ms"].word == "not said"
 
 
 def test_a_clock_that_starts_elsewhere_moves_ttft_and_e2el_together_and_nothing_else() -> None:

@@ -122,7 +122,9 @@ class Engine:
         """
         launch = self.launch
         environ = inherited_environment(os.environ) | dict(launch.env) | dict(launch.secret_env)
-        self._child = await Child.spawn(launch.argv, env=environ, log=self.log, name=self.name)
+        self._child = await Child.spawn(
+            launch.argv, env=environ, log=self.log, name=self.name, nice=launch.nice
+        )
         self._server = identify(self._child.pid)
         ready = False
         try:

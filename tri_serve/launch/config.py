@@ -19,3 +19,5 @@ class LaunchConfig:
     host: str
     """Address that the engine listens on."""
     port: int
+    nice: int = 0
+    """How far it stands back from other programs that want the cores, 0 to 19 (nice(1))."""

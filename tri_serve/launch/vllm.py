@@ -87,6 +87,8 @@ def vllm_launch(
         secret_env={} if api_key is None else {"VLLM_API_KEY": api_key},
         host=host,
         port=port,
+        # What it computes on a GPU needs its CPU at once.
+        nice=engine.cpu_nice if device == "cpu" else 0,
     )
 
 

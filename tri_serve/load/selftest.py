@@ -163,12 +163,12 @@ class Mock:
 
 
 @contextmanager
-def mock_engine() -> Iterator[Mock]:
+def mock_engine(*, ttft_ms: float = TTFT_MS, itl_ms: float = ITL_MS) -> Iterator[Mock]:
     """A mock engine on a free port. Raises MissingExtraError or SelftestError."""
     if find_spec("httptools") is None or find_spec("uvloop") is None:
         raise MissingExtraError("gateway", "tri-serve load selftest (its mock engine)")
     argv = [sys.executable, "-m", "tri_serve.mock", "--port", "0"]
-    argv += ["--ttft-ms", f"{TTFT_MS:g}", "--itl-ms", f"{ITL_MS:g}"]
+    argv += ["--ttft-ms", f"{ttft_ms:g}", "--itl-ms", f"{itl_ms:g}"]
     engine = subprocess.Popen(argv, env=_bare(os.environ), stdout=subprocess.PIPE, text=True)
     try:
         assert engine.stdout is not None

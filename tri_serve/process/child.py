@@ -65,11 +65,13 @@ class Child:
         token: str | None = None,
         leftover_grace: float = LEFTOVER_GRACE,
         orphan_grace: float = ORPHAN_GRACE,
+        nice: int = 0,
     ) -> Self:
         """Start ``argv`` with the environment ``env`` and the marker; output is appended to ``log``.
 
         ``pass_fds`` keep their numbers in the program. What it leaves behind when it ends is sent a TERM, and
         a KILL after ``leftover_grace`` seconds; if this process dies, everything is, with ``orphan_grace``.
+        ``nice``: how far the program stands back, on top of this process's own niceness.
         Raises SpawnError if it cannot be executed.
         """
         token = token or child_token(os.environ | env)
@@ -90,6 +92,7 @@ class Child:
                 str(report_writer),
                 str(leftover_grace),
                 str(orphan_grace),
+                str(nice),
                 *argv,
                 env=full,
                 cwd=cwd,

@@ -1,9 +1,9 @@
 """The guard: a small program that stands between a parent and one program, so that nothing outlives either.
 
-Run as ``python -I -S guard.py CONTROL REPORT LEFTOVERS ORPHANS PROGRAM [ARG...]``; standard library only, since it
-must start in milliseconds and must not depend on the package's environment. CONTROL and REPORT are inherited
+Run as ``python -I -S guard.py CONTROL REPORT LEFTOVERS ORPHANS NICE PROGRAM [ARG...]``; standard library only, for
+it must start in milliseconds and must not depend on the package's environment. CONTROL and REPORT are inherited
 pipe ends. LEFTOVERS are the seconds that what the program leaves behind when it ends has between TERM and KILL,
-ORPHANS those that everything has when the parent is gone.
+ORPHANS those that everything has when the parent is gone. NICE is how far the program stands back (nice(1)).
 
 - It is a child subreaper: whatever the program starts, in whatever session or group, stays its descendant.
 - CONTROL reaching end-of-file means that the parent is gone, however it died: TERM to every descendant, a
@@ -36,6 +36,8 @@ from collections.abc import Sequence
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
+AUTOGROUP_TRIES = 20
+"""A second's worth; whoever else sets one meanwhile takes 0.1 s of it."""
 KILL_PATIENCE = 30.0
 """Seconds after KILL until a process in an uninterruptible sleep (a driver, a dead mount) is given up."""
 SIGNAL_GRACE = 10.0
@@ -125,7 +127,26 @@ def _step_aside() -> None:
     _end_as(os.waitstatus_to_exitcode(status))
 
 
-def _start_program(argv: Sequence[str]) -> tuple[int, int]:
+def _stand_back(nice: int) -> None:
+    """Lower this process's share of the cores, and its session's.
+
+    Where the kernel groups tasks by session (CONFIG_SCHED_AUTOGROUP, the default of most distributions), niceness
+    counts among the tasks of a session alone: others see the session's own, which is set in /proc (sched(7)).
+    """
+    os.nice(nice)
+    for _ in range(AUTOGROUP_TRIES):
+        try:
+            with open("/proc/self/autogroup", "w") as file:  # noqa: PTH123 -- see above
+                file.write(str(nice))
+        except BlockingIOError:  # users other than root may set one every 0.1 s, all together
+            time.sleep(0.05)
+        except OSError:  # no such kernel, or /proc is read-only: its niceness has to do
+            return
+        else:
+            return
+
+
+def _start_program(argv: Sequence[str], nice: int) -> tuple[int, int]:
     """Fork and execute; returns (pid, 0), or (0, errno) if the program could not be executed."""
     guard = os.getpid()
     reader, writer = os.pipe()  # both close on exec: end-of-file says that it worked
@@ -136,6 +157,8 @@ def _start_program(argv: Sequence[str]) -> tuple[int, int]:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != guard:
                 os._exit(1)
+            if nice:
+                _stand_back(nice)
             signal.set_wakeup_fd(-1)
             for number in (
                 signal.SIGPIPE,
@@ -280,8 +303,8 @@ def _noted(_number: int, _frame: object) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Start the program and stay until nothing of it is left."""
-    control, report, argv = int(arguments[0]), int(arguments[1]), arguments[4:]
-    leftovers, orphans = float(arguments[2]), float(arguments[3])
+    control, report, argv = int(arguments[0]), int(arguments[1]), arguments[5:]
+    leftovers, orphans, nice = float(arguments[2]), float(arguments[3]), int(arguments[4])
     os.set_inheritable(control, False)
     os.set_inheritable(report, False)
     _step_aside()
@@ -291,7 +314,7 @@ def main(arguments: Sequence[str]) -> None:
     signal.set_wakeup_fd(wakeup_writer, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _noted)
-    program, failure = _start_program(argv)
+    program, failure = _start_program(argv, nice)
     if failure:
         os.write(report, f"error {failure}\n".encode())
         os._exit(127)

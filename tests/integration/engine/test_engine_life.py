@@ -48,6 +48,7 @@ def make_engine(
     key: str | None = "sesame",
     add_port: bool = True,
     states: list[EngineState] | None = None,
+    nice: int = 0,
 ) -> Engine:
     port = free_port("127.0.0.1")
     launch = LaunchConfig(
@@ -56,6 +57,7 @@ def make_engine(
         secret_env={} if key is None else {"VLLM_API_KEY": key},
         host="127.0.0.1",
         port=port,
+        nice=nice,
     )
     return Engine(
         launch,
@@ -95,6 +97,18 @@ def test_an_engine_becomes_ready_and_stops_without_a_trace(tmp_path: Path) -> No
     pid = asyncio.run(life())
     assert states == [EngineState.WARMING, EngineState.READY, EngineState.DRAINING, EngineState.STOPPED]
     assert gone(pid)
+
+
+def test_an_engine_stands_back_as_its_launch_config_says(tmp_path: Path) -> None:
+    async def life() -> int:
+        engine = make_engine(tmp_path, nice=3)
+        await engine.start()
+        assert engine.pid is not None
+        found = os.getpriority(os.PRIO_PROCESS, engine.pid)
+        await engine.stop()
+        return found
+
+    assert asyncio.run(life()) == min(19, os.nice(0) + 3)
 
 
 def test_an_engine_that_was_never_started_can_be_stopped(tmp_path: Path) -> None:

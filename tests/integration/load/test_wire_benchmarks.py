@@ -51,8 +51,8 @@ def test_reported_figures_follow_vllm_s_definitions() -> None:
     """Worked out by hand from the answers; benchmarks.load.agreement asks vLLM's own code."""
     records = _ask(comment=False)
     answers = [contenders.seen(record) for record in records]
-    found = agreement.figures(records)
-    assert set(found) == set(agreement.KEYS)
+    found = agreement.figures(records, 50.0, contenders.GOODPUT_MS)
+    assert set(found) == {*agreement.TOTALS, *agreement.KEYS}
     ttfts = sorted(answer.ttft for answer in answers)
     assert found["mean_ttft_ms"] == pytest.approx(sum(ttfts) / 6, rel=1e-9)
     assert found["median_ttft_ms"] == pytest.approx((ttfts[2] + ttfts[3]) / 2, rel=1e-9)
@@ -63,6 +63,13 @@ def test_reported_figures_follow_vllm_s_definitions() -> None:
     tpots = [(answer.e2e - answer.ttft) / (agreement.TOKENS - 1) for answer in answers]
     assert found["mean_tpot_ms"] == pytest.approx(sum(tpots) / 6, rel=1e-9)
     assert found["mean_e2el_ms"] == pytest.approx(sum(answer.e2e for answer in answers) / 6, rel=1e-9)
+    # The first of the six is due a gap after the begin, the last one's answer takes 0.8 s.
+    assert 6 / 50 + 0.8 <= found["duration"] < 6 / 50 + 0.9
+    assert (found["completed"], found["failed"]) == (6, 0)
+    assert found["total_output_tokens"] == 6 * agreement.TOKENS
+    assert found["output_throughput"] == pytest.approx(6 * agreement.TOKENS / found["duration"])
+    assert found["request_goodput"] == found["request_throughput"] == pytest.approx(6 / found["duration"])
+    assert found["max_concurrent_requests"] == 6
 
 
 def test_errors_are_measured_from_the_schedule() -> None:

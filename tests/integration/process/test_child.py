@@ -37,6 +37,28 @@ def test_exit_code_is_passed_on(tmp_path: Path, token: str, code: int) -> None:
     assert asyncio.run(scenario()) == code
 
 
+def test_a_child_stands_back_as_far_as_it_is_told_in_and_out_of_its_session(
+    tmp_path: Path, token: str
+) -> None:
+    async def said(nice: int) -> list[str]:
+        code = """
+            import os
+            from pathlib import Path
+            group = Path("/proc/self/autogroup")
+            print(os.nice(0))
+            print(group.read_text().split()[-1] if group.exists() else "none")
+        """
+        log = tmp_path / f"log-{nice}"
+        child = await run_python(code, log, token, nice=nice)
+        assert await child.wait() == 0
+        return log.read_text().split()
+
+    own = os.nice(0)
+    group = Path("/proc/self/autogroup").exists()
+    assert asyncio.run(said(0)) == [str(own), "0" if group else "none"]
+    assert asyncio.run(said(5)) == [str(min(19, own + 5)), "5" if group else "none"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_death_by_signal_is_passed_on(tmp_path: Path, token: str, number: signal.Signals) -> None:
     async def scenario() -> int:

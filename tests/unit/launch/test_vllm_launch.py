@@ -134,6 +134,12 @@ def test_a_replica_sees_its_own_gpus_alone() -> None:
     assert config.env["CUDA_VISIBLE_DEVICES"] == "2"
 
 
+def test_an_engine_on_the_cpu_stands_back_and_one_on_a_gpu_does_not() -> None:
+    assert launch().nice == 5
+    assert launch(cpu_nice=0).nice == 0
+    assert launch("cuda", cpu_nice=7).nice == 0
+
+
 def test_cpu_threads_of_the_spec_count_before_the_share() -> None:
     assert launch(cpu_threads=3).env["OMP_NUM_THREADS"] == "3"
 

@@ -76,9 +76,9 @@ class EngineSpec(SpecModel):
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """OpenMP threads of one engine on the CPU; none shares all cores but one of its machine among the replicas
     there, as many as the fleet may come to have."""
-    cpu_nice: Annotated[int, Field(ge=0, le=19)] = 5
+    cpu_nice: Annotated[int, Field(ge=0, le=19)] = 10
     """How far an engine on the CPU stands back (nice(1)) where more programs want the cores than there are: behind
-    the gateway and clients on the same machine. 5: it gets a third of what each of them gets, and all that they
+    the gateway and clients on the same machine. 10: it gets a tenth of what each of them gets, and all that they
     leave. Not used on a GPU, nor for engines that are rendered."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
     """GPUs that one engine is spread over; each replica has that many of its own."""

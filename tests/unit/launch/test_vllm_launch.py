@@ -135,7 +135,7 @@ def test_a_replica_sees_its_own_gpus_alone() -> None:
 
 
 def test_an_engine_on_the_cpu_stands_back_and_one_on_a_gpu_does_not() -> None:
-    assert launch().nice == 5
+    assert launch().nice == 10
     assert launch(cpu_nice=0).nice == 0
     assert launch("cuda", cpu_nice=7).nice == 0
 

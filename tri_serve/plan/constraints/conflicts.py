@@ -84,7 +84,7 @@ NO_GRAPHS = Rule(
     _no_graphs,
 )
 
-_OF_THE_CPU = {"cpu_kv_cache_gib": "1.0", "cpu_threads": "null", "cpu_nice": "5"}
+_OF_THE_CPU = {"cpu_kv_cache_gib": "1.0", "cpu_threads": "null", "cpu_nice": "10"}
 _OF_A_GPU = {"gpu_memory_utilization": "0.92"}
 
 

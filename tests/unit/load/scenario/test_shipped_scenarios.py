@@ -64,8 +64,8 @@ def test_no_more_is_asked_than_a_small_machine_can_give(name: str) -> None:
     items = build_workload(loaded.scenario, loaded.folder, tokenizer(), Overhead(0, 3, 5), context=CONTEXT)
     output = sum(items.item(index).output_tokens for index in range(100)) / 100
     schedule = Schedule(loaded.scenario)
-    # A bound to keep defaults modest: all of them are meant for engines on the cores of one small machine.
-    assert schedule.expected() / schedule.longest * output < 100
+    # Meant for engines on the cores of one small machine: one that takes a request at a time gave 172 on two.
+    assert schedule.expected() / schedule.longest * output < 150
 
 
 def test_the_golden_answers_are_those_that_the_tiny_checkpoint_was_taught() -> None:

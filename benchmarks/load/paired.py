@@ -109,8 +109,11 @@ def compared(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, 
         it = of_differences(differences)
         word, why = judged(differences, size, most)
         explained = lines.get(name + WRITTEN)
-        if word != "agrees" and it.high < 0 and explained is not None and explained.word == "agrees":
-            word, why = "by definition", EARLIER
+        if word == "differs" and it.high < 0 and explained is not None and explained.word != "differs":
+            told = explained.word == "agrees"
+            word, why = (
+                ("by definition", EARLIER) if told else ("not said", "nor from the written request on")
+            )
         mine, others = ([pair[side] for pair in pairs] for side in (0, 1))
         lines[name] = Line(
             name=name,

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,9 @@ class Seen:
 def ours(load: Load, cores: set[int] | None = None) -> tuple[list[Seen], list[Record]]:
     """By the client, in a process of its own; ``*_vllm`` definitions, and the records for other ones."""
     options = [load.url, str(load.requests), str(load.rate), str(load.tokens)]
-    said = _run([sys.executable, "-m", "benchmarks.load.contenders", *options], cores, 60 + _seconds(load))
+    said = run_program(
+        [sys.executable, "-m", "benchmarks.load.contenders", *options], cores, 60 + _seconds(load)
+    )
     records = [
         Record(**{**values, "outcome": Outcome(values["outcome"]), "phase": Phase(values["phase"])})
         for values in json.loads(said)
@@ -107,7 +109,7 @@ def vllm(
         options += ["--save-result", "--save-detailed", "--result-dir", folder, "--result-filename", "r.json"]
         options += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,95,99"]
         # Importing torch alone takes most of a minute on a small machine.
-        _run([str(python), "-c", _VLLM, *options], cores, 240 + _seconds(load), cwd=folder)
+        run_program([str(python), "-c", _VLLM, *options], cores, 240 + _seconds(load), cwd=folder)
         result = json.loads((Path(folder) / "r.json").read_text())
     if result["failed"] or result["completed"] != load.requests:
         raise ContenderError(f"vllm bench serve: {result['failed']} of {load.requests} failed")
@@ -132,7 +134,7 @@ def guidellm(load: Load, program: Path, tokenizer: Path, cores: set[int] | None 
             f"kind=synthetic_text,prompt_tokens={PROMPT_TOKENS},output_tokens={load.tokens}",
         ]
         options += ["--output", f"kind=json,path={output}", "--disable-console"]
-        _run([str(program), *options], cores, 240 + _seconds(load), cwd=folder)
+        run_program([str(program), *options], cores, 240 + _seconds(load), cwd=folder)
         result = json.loads(output.read_text())
     return [_of_guidellm(entry) for entry in result["benchmarks"][0]["requests"]["successful"]]
 
@@ -150,18 +152,27 @@ def _seconds(load: Load) -> float:
     return load.requests / load.rate + 120
 
 
-def _run(argv: Sequence[str], cores: set[int] | None, seconds: float, cwd: str | None = None) -> str:
+def run_program(
+    argv: Sequence[str],
+    cores: set[int] | None,
+    seconds: float,
+    cwd: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """What a program prints; it may run on ``cores`` for so many seconds, with ``environment`` on top of this one's
+    without OPENAI_API_KEY. Raises ContenderError, TimeoutExpired."""
     # Nothing is to be looked up outside: model and tokenizer are on the disk.
-    environment = {
-        **os.environ,
+    inherited = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    every = {
+        **inherited,
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "GUIDELLM__MAX_WORKER_PROCESSES": "1",
+        **(environment or {}),
     }
-    environment["GUIDELLM__MAX_WORKER_PROCESSES"] = "1"
-    environment.pop("OPENAI_API_KEY", None)
     with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=every, cwd=cwd
     ) as process:
         if cores:
             os.sched_setaffinity(process.pid, cores)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from benchmarks.load import agreement, ceiling, contenders, truth
-from benchmarks.load.contenders import Load, Seen
+from benchmarks.load import agreement, ceiling, contenders, engine_clients, truth
+from benchmarks.load.agreement_engine import write_prompts
+from benchmarks.load.contenders import ContenderError, Load, Seen
+from benchmarks.load.engine_clients import Turn
+from benchmarks.load.paired import NAMES
 from benchmarks.load.replay import END, Replay, Step, chat_script
 from tri_serve.load.records import Record
 
@@ -70,6 +74,27 @@ def test_reported_figures_follow_vllm_s_definitions() -> None:
     assert found["output_throughput"] == pytest.approx(6 * agreement.TOKENS / found["duration"])
     assert found["request_goodput"] == found["request_throughput"] == pytest.approx(6 / found["duration"])
     assert found["max_concurrent_requests"] == 6
+
+
+def test_an_engine_is_asked_at_vllm_s_times_and_every_figure_is_there(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.json"
+    write_prompts(prompts, 6, seed=0)
+    with Replay(agreement.recorded_script()) as server:
+        turn = Turn(server.url, "m", str(prompts), 6, agreement.TOKENS, 10.0, 1.0, 0, "salt")
+        said = engine_clients.ours(turn)
+    assert set(said.figures) == set(NAMES)
+    assert said.figures["completed"] == 6
+    # The last one is due after 6/10 s, and its answer takes 0.8 s.
+    assert 1.4 <= said.figures["duration"] < 1.6
+    assert max(said.lags) < 50
+
+
+def test_a_failed_request_ends_the_comparison(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.json"
+    write_prompts(prompts, 2, seed=0)
+    turn = Turn("http://127.0.0.1:1", "m", str(prompts), 2, 8, 10.0, 1.0, 0, "")
+    with pytest.raises(ContenderError, match="2 of 2 failed: connect"):
+        engine_clients.ours(turn)
 
 
 def test_errors_are_measured_from_the_schedule() -> None:

@@ -21,9 +21,9 @@ import gevent
 from benchmarks.load.replay import MODEL
 from tri_serve.load.figures import definitions as define
 from tri_serve.load.records import Outcome, Phase, Record
-from tri_serve.load.turns import collect_seldom
 from tri_serve.load.wire.client import Client
 from tri_serve.load.wire.target import parse_target
+from tri_serve.load.wire.turns import collect_seldom
 from tri_serve.load.workload.items import Item
 
 PROMPT_TOKENS = 16

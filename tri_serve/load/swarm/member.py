@@ -14,7 +14,7 @@ from tri_serve.load.swarm.clocks import start_here
 from tri_serve.load.swarm.order import RunOrder
 from tri_serve.load.swarm.parts import Parts, build_parts
 from tri_serve.load.swarm.share import Share
-from tri_serve.load.turns import collect_seldom
+from tri_serve.load.wire.turns import collect_seldom
 
 Reply = Callable[[str, dict[str, Any]], None]
 """Sends one of PREPARED, REFUSED, LIVE and DONE to the leader."""

@@ -12,7 +12,7 @@ import orjson
 from gevent.event import Event
 
 from tri_serve.load.records import Record
-from tri_serve.load.turns import Turns
+from tri_serve.load.wire.turns import Turns
 
 Detail = Literal["full", "short", "none"]
 """``full``: with the time and the tokens of every event; ``short``: without; ``none``: no file."""

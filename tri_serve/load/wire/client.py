@@ -23,12 +23,12 @@ from gevent.hub import Waiter
 from tri_serve import __version__
 from tri_serve.errors import UsageError
 from tri_serve.load.records import Outcome, Record
-from tri_serve.load.turns import Turns
 from tri_serve.load.wire.answer import Answer, Folder
 from tri_serve.load.wire.connection import ClosedError, Connection, Connector, NoConnectionError
 from tri_serve.load.wire.events import MOST_EVENT_BYTES, MOST_IDS_BYTES, EventSplitter
 from tri_serve.load.wire.framing import AnswerReader, MalformedAnswerError
 from tri_serve.load.wire.target import Target
+from tri_serve.load.wire.turns import Turns
 from tri_serve.load.wire.wording import error_line
 from tri_serve.load.workload.items import Item
 

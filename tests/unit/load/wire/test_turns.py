@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from tri_serve.load.turns import Turns, collect_seldom
+from tri_serve.load.wire.turns import Turns, collect_seldom
 
 WORKERS, PIECES, PIECE_NS = 100, 50, 20_000
 

@@ -315,8 +315,11 @@ class _Exchange:
             self._heard = now
         if reader.done:
             self._wake()
-        elif reader.held_bytes >= _HELD_BYTES and self._waiter is not None:
-            self._waiter.switch(None)
+        elif reader.held_bytes >= _HELD_BYTES:
+            if self._waiter is not None:
+                self._waiter.switch(None)
+            elif reader.held_bytes >= 2 * _HELD_BYTES:
+                self._readable.stop()  # until its turn to be parsed has come
 
     def _look_at_clock(self) -> None:
         left = self._heard + self._silence_ns - time.perf_counter_ns()
@@ -346,6 +349,8 @@ class _Exchange:
     def _digest_in_turns(self) -> None:
         with self._turns as turns:
             self._digest(turns.over)
+        if self._failure is None and not self._reader.done and not self._readable.active:
+            self._readable.start(self._read)
 
     def _digest(self, turns: Callable[[Iterable[_Event]], Iterator[_Event]]) -> None:
         """Parse what has come."""
@@ -376,6 +381,8 @@ class _Exchange:
                 self._hold(body)
             if reader.body_bytes > self.most_bytes:
                 self._fail(Outcome.MALFORMED, f"the answer is longer than {self.most_bytes} bytes")
+            if self._failure is not None and self._failure[0] is Outcome.MALFORMED:
+                break
 
     def _hold(self, body: bytes) -> None:
         most = MOST_IDS_BYTES if self._reader.status == 200 else _MOST_ERROR_BYTES

@@ -43,12 +43,18 @@ class Turns:
 
     def over(self, values: Iterable[_T]) -> Iterator[_T]:
         """The values, with waits in between. Only between ``__enter__`` and ``__exit__``."""
+        self._rest()
         for value in values:
-            if time.perf_counter_ns() >= self._until:
-                hub = gevent.get_hub()
-                hub.wait(hub.loop.timer(0))
-                self._until = time.perf_counter_ns() + _TURN_NS
             yield value
+            self._rest()
+
+    def _rest(self) -> None:
+        """Only with nothing in hand: whoever is killed here has lost nothing."""
+        if time.perf_counter_ns() >= self._until:
+            hub = gevent.get_hub()
+            with hub.loop.timer(0) as timer:
+                hub.wait(timer)
+            self._until = time.perf_counter_ns() + _TURN_NS
 
 
 def collect_seldom() -> None:

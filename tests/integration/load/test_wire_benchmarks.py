@@ -127,7 +127,8 @@ def test_the_ceiling_counts_events_and_wrong_answers() -> None:
 
 @pytest.mark.usefixtures("cores")
 def test_memory_stays_flat_over_many_requests() -> None:
-    found = ceiling.measure_memory(3_000, lambda _line: None)
+    # Until the allocator has its size, some 2 MiB come once: with 3,000 requests that was as much as a leak.
+    found = ceiling.measure_memory(20_000, lambda _line: None)
     assert found["failed"] == 0
     assert len(found["resident_bytes"]) == 10
     # A record that is kept has more than a kilobyte.

@@ -13,6 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import takewhile
 from types import TracebackType
 from typing import Any
 
@@ -367,7 +368,7 @@ class _Exchange:
         while reader.held_bytes:
             body, ends, stamps = reader.drain()
             if self._streams:
-                self._events = _timed(self._splitter.split(body), ends, stamps)
+                self._events = takewhile(self._is_allowed, _timed(self._splitter.split(body), ends, stamps))
                 self._folder.add_events(turns(self._events))
                 if len(self._splitter.rest) > self.most_event_bytes:
                     self._fail(Outcome.MALFORMED, f"an event is longer than {self.most_event_bytes} bytes")
@@ -383,6 +384,9 @@ class _Exchange:
                 self._fail(Outcome.MALFORMED, f"the answer is longer than {self.most_bytes} bytes")
             if self._failure is not None and self._failure[0] is Outcome.MALFORMED:
                 break
+
+    def _is_allowed(self, _event: _Event) -> bool:
+        return len(self._record.event_times) <= self.most_events
 
     def _hold(self, body: bytes) -> None:
         most = MOST_IDS_BYTES if self._reader.status == 200 else _MOST_ERROR_BYTES

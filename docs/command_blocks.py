@@ -15,7 +15,6 @@ stands: somebody chose what to show, and has to do so again.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -222,15 +221,10 @@ def write(page: Path, changed: dict[int, tuple[str, ...]]) -> set[int]:
 
 def main(arguments: list[str]) -> int:
     """Check or write the pages; 1 if something in them is not so."""
-    parser = argparse.ArgumentParser(
-        description="Run the commands of the pages, and compare what they print."
-    )
-    parser.add_argument("pages", nargs="*", type=Path, help="only these; all of them otherwise")
-    parser.add_argument("--write", action="store_true", help="put what they print into the pages")
-    given = parser.parse_args(arguments)
-    writing = given.write
+    writing = "--write" in arguments
+    named = [Path(word).resolve() for word in arguments if word != "--write"]
     wrong = 0
-    for page in [page.resolve() for page in given.pages] or pages():
+    for page in named or pages():
         try:
             check_marks(page)
             changed = run_page(page)

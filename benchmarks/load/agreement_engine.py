@@ -29,11 +29,13 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from secrets import token_hex
@@ -43,7 +45,7 @@ import click
 
 from benchmarks.gateway.machine import facts
 from benchmarks.load import engine_clients
-from benchmarks.load.contenders import ContenderError, versions_of
+from benchmarks.load.contenders import ContenderError
 from benchmarks.load.engine_clients import Said, Turn
 from benchmarks.load.paired import LEAST_ROUNDS, Line, compared, exit_code, table
 from tri_serve.load.workload.sentences import read_sentences
@@ -108,10 +110,11 @@ def _served(url: str, model: str, key: str) -> dict[str, Any]:
 
 
 def _versions(python: Path) -> dict[str, dict[str, str]]:
-    return {
-        "ours": versions_of(Path(sys.executable), *_OWN_VERSIONS),
-        "vllm": versions_of(python, *_VERSIONS),
-    }
+    code = "import sys, json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    said = subprocess.run(
+        [str(python), "-c", code, *_VERSIONS], check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+    return {"ours": {name: version(name) for name in _OWN_VERSIONS}, "vllm": json.loads(said)}
 
 
 @click.command(help=__doc__)

@@ -21,7 +21,6 @@ import gevent
 from benchmarks.load.replay import MODEL
 from tri_serve.load.figures import definitions as define
 from tri_serve.load.records import Outcome, Phase, Record
-from tri_serve.load.turns import collect_seldom
 from tri_serve.load.wire.client import Client
 from tri_serve.load.wire.target import parse_target
 from tri_serve.load.workload.items import Item
@@ -140,13 +139,6 @@ def guidellm(load: Load, program: Path, tokenizer: Path, cores: set[int] | None 
     return [_of_guidellm(entry) for entry in result["benchmarks"][0]["requests"]["successful"]]
 
 
-def versions_of(python: Path, *names: str) -> dict[str, str]:
-    """Of these packages, in the environment whose Python this is."""
-    code = "import sys, json, importlib.metadata as m; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
-    found: dict[str, str] = json.loads(run_program([str(python), "-c", code, *names], None, 120))
-    return found
-
-
 def _of_guidellm(entry: dict[str, Any]) -> Seen:
     ttft, gap, tokens = (
         entry["time_to_first_token_ms"],
@@ -199,7 +191,6 @@ def _ask_all(load: Load) -> list[Record]:
     records = [Record(index=n, item="x") for n in range(load.requests)]
     body = {"messages": [{"role": "user", "content": "x " * PROMPT_TOKENS}], "max_tokens": load.tokens}
     item = Item("x", "g", "/v1/chat/completions", body, PROMPT_TOKENS, load.tokens)
-    collect_seldom()  # as every process of a run does
     with Client(parse_target(load.url), MODEL) as client:
         begun = time.perf_counter()
         asking = []

@@ -2,14 +2,12 @@
 
 The server (replay.py) writes token k at TTFT + k · ITL after it has read the request, and measures how late it was
 itself. An error is what a client measured less what was scheduled; what the server was late is part of it, and is
-printed beside. Clients take turns; each has a core of its own where the machine has one. Server and clients run in
-the real-time class (SCHED_FIFO) where that is allowed: what else the machine does is then no part of the errors.
+printed beside. Clients take turns; each has a core of its own where the machine has one.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +24,8 @@ PROMISED_ERROR_MS = 1.0
 MOST_LATE_MS = 0.5
 """Of the server's p99: half of what is promised must be left for the client."""
 _TTFT, _ITL = 0.200, 0.050
-_RISE_SECONDS = 2.05
-"""Over which the streams begin: forty-one gaps, so that a thousand streams' tokens do not fall together."""
+_RISE_SECONDS = 2.0
+"""Over which the streams begin."""
 
 
 def errors(answers: Sequence[Seen], tokens: int) -> dict[str, dict[str, float]]:
@@ -96,9 +94,6 @@ def line(found: dict[str, Any]) -> str:
     "--tokenizer", type=click.Path(path_type=Path), help="Folder of a tokenizer, which the other two need."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write the raw figures as JSON.")
-@click.option(
-    "--ordinary", is_flag=True, help="Stay in the ordinary scheduling class, with what else the machine does."
-)
 def main(
     streams: str,
     tokens: int,
@@ -107,13 +102,10 @@ def main(
     guidellm: Path | None,
     tokenizer: Path | None,
     output: Path | None,
-    ordinary: bool,
 ) -> None:
     """Print the table; exit code 1 if our median or p99 error is a millisecond or more, 2 if the server itself was
     so late that nothing can be said."""
     raise_descriptor_limit()
-    scheduling = "SCHED_OTHER" if ordinary else real_time()
-    click.echo(f"scheduling class: {scheduling}")
     given = {"vllm_python": vllm_python, "guidellm": guidellm, "tokenizer": tokenizer}
     options = {name: path.absolute() for name, path in given.items() if path is not None}
     names = ["ours"]
@@ -128,9 +120,7 @@ def main(
                 measured.append(measure(name, count, tokens, options))
                 click.echo(line(measured[-1]))
     if output is not None:
-        output.write_text(
-            json.dumps({"machine": facts(), "scheduling": scheduling, "rounds": measured}, indent=1) + "\n"
-        )
+        output.write_text(json.dumps({"machine": facts(), "rounds": measured}, indent=1) + "\n")
     mine = [found for found in measured if found["client"] == "ours"]
     judged = [found for found in mine if quiet(found)]
     broken = [found for found in judged if not within(found)]
@@ -141,15 +131,6 @@ def main(
             f"{len(mine) - len(judged)} rounds say nothing: the server was late by {MOST_LATE_MS} ms and more"
         )
     sys.exit(1 if broken else 0 if judged else 2)
-
-
-def real_time() -> str:
-    """Go into the real-time class, with all processes begun from now on; the class that it came to."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except PermissionError:
-        return "SCHED_OTHER"
-    return "SCHED_FIFO"
 
 
 def quiet(found: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,6 @@ from tri_serve.load.swarm.clocks import start_here
 from tri_serve.load.swarm.order import RunOrder
 from tri_serve.load.swarm.parts import Parts, build_parts
 from tri_serve.load.swarm.share import Share
-from tri_serve.load.turns import collect_seldom
 
 Reply = Callable[[str, dict[str, Any]], None]
 """Sends one of PREPARED, REFUSED, LIVE and DONE to the leader."""
@@ -62,7 +62,9 @@ class Member:
             return
         self.share = share
         # The prompts stay until the end: looking through them for garbage would hold up the loop.
-        collect_seldom()
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         used = parts.workload
         told = {
             "run": order.run,

@@ -2,7 +2,7 @@
 
 The greenlet that asks sleeps while its answer comes. Reading happens in the event loop's own callback: one
 ``os.read``, one stamp, and the search for the answer's end (framing.py). Events are split and their JSON is parsed
-after the stream, or whenever 32 KiB have come: one stream at a time, all being read between its turns (turns.py).
+after the stream, or whenever 32 KiB have come, in slices that let other streams be read in between.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from gevent.hub import Waiter
 from tri_serve import __version__
 from tri_serve.errors import UsageError
 from tri_serve.load.records import Outcome, Record
-from tri_serve.load.turns import Turns
 from tri_serve.load.wire.answer import Answer, Folder
 from tri_serve.load.wire.connection import ClosedError, Connection, Connector, NoConnectionError
 from tri_serve.load.wire.events import MOST_EVENT_BYTES, MOST_IDS_BYTES, EventSplitter
@@ -36,6 +35,8 @@ _Event = tuple[bytes, int]
 """An event's payload and, in a stream, where it ended; then, the time at which it was read."""
 _HELD_BYTES = 32_768
 """Of one stream's body before it is parsed: bounds memory at some 64 KiB for each open stream."""
+_SLICE = 32
+"""Events parsed before others get their turn: about 0.2 ms at the measured 5 µs an event."""
 _MOST_IDLE_SECONDS = 4.0
 """A connection that has been idle for longer is not used again: uvicorn, which vLLM's server runs on, closes one
 after 5 s (uvicorn's ``timeout_keep_alive``), and a request that meets that moment would be lost."""
@@ -87,7 +88,6 @@ class Client:
         self._silence = silence
         self._connector = Connector(target, connect_timeout, silence)
         self._idle: list[Connection] = []
-        self._turns = Turns()
         self._additions: dict[str, Any] = {"model": model}
         self._most_event_bytes = MOST_IDS_BYTES if token_ids else MOST_EVENT_BYTES
         self._streamed: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
@@ -123,7 +123,7 @@ class Client:
             record.detail = str(error)
             return Answer()
         tell = partial(self.tell, body=item.body)
-        with _Exchange(connection, record, self._silence, tell, self._turns) as exchange:
+        with _Exchange(connection, record, self._silence, tell) as exchange:
             exchange.most_events, exchange.most_bytes = _bounds(item.output_tokens)
             exchange.most_event_bytes = self._most_event_bytes
             answer = exchange.run(request, stream=bool(body["stream"]))
@@ -141,7 +141,7 @@ class Client:
         body = b"" if value is None else orjson.dumps(value)
         request = self._render(method, path, body)
         connection = self._connection()
-        with _Exchange(connection, record, self._silence, self.tell, self._turns) as exchange:
+        with _Exchange(connection, record, self._silence, self.tell) as exchange:
             fetched = exchange.fetch(request)
             if exchange.reusable:
                 self._keep(connection)
@@ -191,15 +191,9 @@ class _Exchange:
     """One request and its answer on a connection, which it closes in the end unless it can be used again."""
 
     def __init__(
-        self,
-        connection: Connection,
-        record: Record,
-        silence: float,
-        tell: Callable[[Any], str],
-        turns: Turns,
+        self, connection: Connection, record: Record, silence: float, tell: Callable[[Any], str]
     ) -> None:
         self._connection = connection
-        self._turns = turns
         self._record = record
         self._silence_ns = int(silence * 1e9)
         self._reader = AnswerReader()
@@ -240,8 +234,8 @@ class _Exchange:
         try:
             self._send(request)
             while not self._wait():
-                self._digest_in_turns()
-            self._digest_in_turns()
+                self._digest(_in_turns)
+            self._digest(_in_turns)
         except BaseException:  # the greenlet is killed: keep what has come
             self._readable.stop()
             self._digest(iter)
@@ -343,10 +337,6 @@ class _Exchange:
 
     # -- called by the greenlet that asks
 
-    def _digest_in_turns(self) -> None:
-        with self._turns as turns:
-            self._digest(turns.over)
-
     def _digest(self, turns: Callable[[Iterable[_Event]], Iterator[_Event]]) -> None:
         """Parse what has come."""
         reader, record = self._reader, self._record
@@ -425,3 +415,11 @@ def _timed(events: Iterable[_Event], ends: list[int], stamps: list[int]) -> Iter
         if ends[read] < end:
             read = bisect_left(ends, end, read + 1)
         yield payload, stamps[read]
+
+
+def _in_turns(events: Iterable[_Event]) -> Iterator[_Event]:
+    """Lets other greenlets, and the loop's reading, come in between."""
+    for count, event in enumerate(events, 1):
+        yield event
+        if not count % _SLICE:
+            gevent.sleep(0)

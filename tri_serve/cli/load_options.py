@@ -42,6 +42,7 @@ class LoadOptions:
     ca_file: Path | None
     insecure: bool
     token_ids: bool
+    no_real_time: bool
 
     def read(self, request_rate: str = "") -> LoadedScenario:
         """The scenario as it is to be run. Raises UsageError."""
@@ -97,6 +98,7 @@ class LoadOptions:
             ca_file=self.ca_file,
             insecure=self.insecure,
             token_ids=self.token_ids,
+            no_real_time=self.no_real_time,
             release=place.release if place else None,
             replicas=place.replicas if place else None,
             **more,
@@ -181,6 +183,9 @@ def load_options(command: Command) -> Command:
     )
     @click.option("--insecure", is_flag=True, help="Do not check the server's certificate.")
     @click.option("--token-ids", is_flag=True, help="Have vLLM send token ids, to count each event's tokens.")
+    @click.option(
+        "--no-real-time", is_flag=True, help="Do not take the kernel's real-time class where it is allowed."
+    )
     @functools.wraps(command)
     def with_load(*args: Any, **options: Any) -> Any:
         names = LoadOptions.__dataclass_fields__

@@ -33,6 +33,9 @@ class Evidence(EvidenceModel):
     cpu_wait_share: float | None = None
     """Share of the window in which the worst client process was ready and had no CPU. It is not judged: it says
     whether lag is the client's own doing or that of what else runs on its machine."""
+    real_time: bool | None = None
+    """Whether every process of the client had the kernel's real-time class, so that other programs on its cores
+    could not hold it up."""
     throttled_seconds: float | None = None
     """Time that the cgroup held the client back in the window."""
     gc_pause_max_ms: float | None = None

@@ -61,6 +61,7 @@ class LoadRun:
     ca_file: Path | None = None
     insecure: bool = False
     token_ids: bool = False
+    no_real_time: bool = False
     release: str | None = None
     replicas: int | None = None
 
@@ -85,6 +86,7 @@ class LoadRun:
             ("--save-detailed", self.save_detailed),
             ("--insecure", self.insecure),
             ("--token-ids", self.token_ids),
+            ("--no-real-time", self.no_real_time),
         ):
             words += [name] if on else []
         if self.processes > 1:

@@ -56,7 +56,8 @@ class Threshold:
 
 _NEVER = math.inf
 _MORE_CLIENT = (
-    "give the client more processes (--processes), cores of its own, or lower the rate; "
+    "give the client more processes (--processes), cores of its own or the right to real-time scheduling "
+    "(ulimit -r 1), or lower the rate; "
     "tri-serve load selftest says what this machine can send"
 )
 _WITH_TTFT = "in proportion where the median TTFT is above 100 ms"

@@ -100,6 +100,7 @@ def beside(result: RunResult) -> Iterator[str]:
         yield (
             f"For {share:.0%} of the time the client was ready and had no CPU: what else runs on its machine "
             "made it late."
+            + ("" if result.evidence.real_time else " It was not in the kernel's real-time class.")
         )
     pauses = result.evidence.pauses_after_failures
     if pauses:

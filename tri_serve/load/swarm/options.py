@@ -82,6 +82,13 @@ def add_options(parser: Any) -> None:
     add("--ca-file", "Certificates to trust in place of the system's.", web=False, default="")
     add("--insecure", "Do not check the server's certificate.", web=False, action="store_true", default=False)
     add("--token-ids", "Ask the server for token ids.", web=False, action="store_true", default=False)
+    add(
+        "--no-real-time",
+        "Stay in the ordinary scheduling class.",
+        web=False,
+        action="store_true",
+        default=False,
+    )
     # Filled in by `tri-serve load run`, which knows them of a release.
     for name in ("--release", "--replicas"):
         add(name, argparse.SUPPRESS, web=False, default="")

@@ -37,4 +37,6 @@ class RunOrder(SpecModel):
     """Whether the server may be given the key that a process has."""
     token_ids: bool = False
     """Ask the server for token ids, to count the tokens of each event."""
+    real_time: bool = True
+    """Take the kernel's real-time class for the event loops, where that is allowed."""
     detail: Detail = "full"

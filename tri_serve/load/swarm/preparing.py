@@ -65,6 +65,7 @@ def prepare(
         tokenizer=str(tokenizer or ""),
         send_key=send_key,
         token_ids=options.token_ids,
+        real_time=not options.no_real_time,
         detail=options.records,
         nonce=name,
     )

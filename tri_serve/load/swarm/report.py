@@ -97,6 +97,7 @@ def _evidence(gathered: Gathered, collector: Collector, found: Mapping[str, Any]
         "loop_lag_max_ms": max(health.loop_lag_max_ms for health in healths),
         "cpu_shares": tuple(health.cpu_share for health in healths),
         "cpu_wait_share": ClientHealth(processes=tuple(healths)).cpu_wait_share,
+        "real_time": all(share["real_time"] for share in shares),
         "throttled_seconds": max(throttled, default=None),
         "gc_pause_max_ms": max(health.gc_longest_ms for health in healths),
         "clock_step_ms": max(health.clock_step_ms for health in healths),

@@ -27,6 +27,7 @@ from tri_serve.load.swarm.live_figures import LiveCounts
 from tri_serve.load.swarm.order import RunOrder
 from tri_serve.load.swarm.parts import Parts
 from tri_serve.load.swarm.record_log import RecordLog
+from tri_serve.load.swarm.scheduling import real_time
 from tri_serve.load.wire.answer import Answer
 from tri_serve.load.workload.items import Item
 
@@ -88,6 +89,7 @@ class Share:
         self.log = RecordLog(log, self._log_header(), self.order.detail, gevent.get_hub().threadpool)
         self.log.start()
         self._health = HealthWatch(f"process-{self.worker}")
+        self._real_time = False
         self._main = gevent.spawn(self._run)
         self.started.set()
 
@@ -110,7 +112,7 @@ class Share:
     # -- while it runs
 
     def _run(self) -> None:
-        with self._health:
+        with self._health, real_time(wanted=self.order.real_time) as self._real_time:
             watcher = gevent.spawn(self._health.run, gevent.sleep)
             window = gevent.spawn(self._watch_window)
             if isinstance(self._scenario.arrivals, ClosedLoop):
@@ -274,6 +276,7 @@ class Share:
             "worker": self.worker,
             "collector": self.collector.to_message(),
             "health": self._health.report().to_message(),
+            "real_time": self._real_time,
             # Of a window that its number of requests ended, the other processes know when it was over.
             "in_flight_mean": self.in_flight.mean(self._clock()) if self.collector.finished is None else None,
             "in_flight_most": self.in_flight.most,

@@ -211,6 +211,7 @@ class _Exchange:
         self._readable = self._hub.loop.io(connection.fd, 1)
         self._timer = self._hub.loop.timer(silence)
         self._waiter: Waiter[None] | None = None
+        self._resting = False
         self._heard = 0
         # How it ended, if not with a whole answer.
         self._failure: tuple[Outcome, str] | None = None
@@ -321,6 +322,7 @@ class _Exchange:
                 self._waiter.switch(None)
             elif reader.held_bytes >= 2 * _HELD_BYTES:
                 self._readable.stop()  # until its turn to be parsed has come
+                self._resting = True
 
     def _look_at_clock(self) -> None:
         left = self._heard + self._silence_ns - time.perf_counter_ns()
@@ -350,7 +352,8 @@ class _Exchange:
     def _digest_in_turns(self) -> None:
         with self._turns as turns:
             self._digest(turns.over)
-        if self._failure is None and not self._reader.done and not self._readable.active:
+        if self._resting and self._failure is None and not self._reader.done:
+            self._resting = False
             self._readable.start(self._read)
 
     def _digest(self, turns: Callable[[Iterable[_Event]], Iterator[_Event]]) -> None:

@@ -52,8 +52,11 @@ class Turns:
         """Only with nothing in hand: whoever is killed here has lost nothing."""
         if time.perf_counter_ns() >= self._until:
             hub = gevent.get_hub()
-            with hub.loop.timer(0) as timer:
+            timer = hub.loop.timer(0)
+            try:
                 hub.wait(timer)
+            finally:
+                timer.close()
             self._until = time.perf_counter_ns() + _TURN_NS
 
 

@@ -60,6 +60,7 @@ def share(collector: Collector, **more: Any) -> dict[str, Any]:
     return {
         "collector": collector.to_message(),
         "health": health.to_message(),
+        "real_time": True,
         "in_flight_mean": 3.0,
         "tokens": 0,
         "cancelled": 0,
